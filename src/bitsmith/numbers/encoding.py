@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from bitsmith.errors import SchemeError
+from bitsmith.numbers.formats import formats
 from bitsmith.numbers.formats.integer import IntegerFormat
 
 __all__ = ["Encoding"]
@@ -58,7 +60,9 @@ class Encoding:
 
         The division is in float32 (not a product with 1/scale, which differs at ties).
         """
-        y = torch.round(x / torch.tensor(self.scale, dtype=torch.float32)) + self.zero_point
+        # The divisor lives where x does: CUDA turns division by a CPU scalar into that product.
+        scale = torch.tensor(self.scale, dtype=torch.float32, device=x.device)
+        y = torch.round(x / scale) + self.zero_point
         return y.clamp(self.format.code_min, self.format.code_max).to(self.format.dtype)
 
     def dequantize(self, codes: Tensor) -> Tensor:
@@ -68,3 +72,20 @@ class Encoding:
     def to_json(self) -> dict[str, Any]:
         """Return ``{"scale", "zero_point", "format"}``."""
         return {"scale": self.scale, "zero_point": self.zero_point, "format": self.format.name}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Encoding:
+        """Return the encoding that :meth:`to_json` wrote.
+
+        >>> from bitsmith.numbers.formats.integer import uint8
+        >>> e = Encoding(0.1, 7, uint8)
+        >>> Encoding.from_json(e.to_json()) == e
+        True
+        """
+        missing = sorted({"scale", "zero_point", "format"} - set(data))
+        if missing:
+            raise SchemeError(f"an encoding needs {', '.join(missing)}; it has {sorted(data)}")
+        number = formats[data["format"]]
+        if not isinstance(number, IntegerFormat):
+            raise SchemeError(f"an encoding needs an integer format such as uint8, not {number!r}")
+        return cls(float(data["scale"]), int(data["zero_point"]), number)

@@ -17,11 +17,30 @@ from torch import Tensor
 from bitsmith.errors import SchemeError
 from bitsmith.numbers.formats import NumberFormat
 
-__all__ = ["IntegerFormat", "integer_format"]
+__all__ = [
+    "IntegerFormat",
+    "int1",
+    "int2",
+    "int3",
+    "int4",
+    "int5",
+    "int6",
+    "int7",
+    "int8",
+    "integer_format",
+    "uint1",
+    "uint2",
+    "uint3",
+    "uint4",
+    "uint5",
+    "uint6",
+    "uint7",
+    "uint8",
+]
 
 
 @final
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class IntegerFormat(NumberFormat):
     """Integers of ``bits`` bits; a code is the value itself.
 
@@ -69,13 +88,21 @@ class IntegerFormat(NumberFormat):
         return self.name
 
 
-for _signed in (False, True):
-    for _bits in range(1, 9):
-        _format = IntegerFormat(_bits, _signed)
-        globals()[_format.name] = _format
-        NumberFormat.registry.add(_format.name, _format)
-
-
 def integer_format(bits: int, signed: bool) -> IntegerFormat:
-    """Return the integer format of that width and sign (1 to 8 bits)."""
+    """Return the integer format of that width and sign (1 to 8 bits).
+
+    >>> integer_format(4, signed=True)
+    int4
+    """
     return IntegerFormat(bits, signed)
+
+
+int1, int2, int3, int4, int5, int6, int7, int8 = (IntegerFormat(b, True) for b in range(1, 9))
+uint1, uint2, uint3, uint4, uint5, uint6, uint7, uint8 = (
+    IntegerFormat(b, False) for b in range(1, 9)
+)
+
+for _format in (int1, int2, int3, int4, int5, int6, int7, int8):
+    NumberFormat.registry.add(_format.name, _format)
+for _format in (uint1, uint2, uint3, uint4, uint5, uint6, uint7, uint8):
+    NumberFormat.registry.add(_format.name, _format)

@@ -1,0 +1,1 @@
+"""The roundings, one file each."""

@@ -1,0 +1,313 @@
+"""From PyTorch's ATen operators to the words of the vocabulary.
+
+One small function per operator, registered under the operator's name without its overload and
+without the trailing underscore of the in-place form. A lowering returns the word and its
+attributes, or None when this use of the operator is outside the vocabulary: it is then carried
+as ``aten`` and stays float.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, final
+
+__all__ = ["LOWERINGS", "Call", "Lowered"]
+
+
+@final
+@dataclass(frozen=True)
+class Call:
+    """One ATen call: every argument by its name in the schema, shapes of tensors, output shape."""
+
+    args: dict[str, Any]
+    shapes: dict[str, tuple[int, ...]]
+    shape: tuple[int, ...]
+
+    def spatial(self, name: str, default: Any = None) -> list[int]:
+        """Return an int-or-list argument as one integer per spatial dimension."""
+        rank = len(self.shape) - 2
+        value = self.args.get(name)
+        value = default if value is None or value == [] else value
+        values = [value] if isinstance(value, int) else list(value)
+        return values * rank if len(values) == 1 else values
+
+
+@final
+@dataclass(frozen=True)
+class Lowered:
+    """A word, the schema names of its tensor inputs and of its own parameters by role."""
+
+    op: str
+    inputs: Sequence[str] = ("self",)
+    attrs: dict[str, Any] = field(default_factory=dict)
+    params: dict[str, str] = field(default_factory=dict)
+
+
+Lowering = Callable[[Call], Lowered | None]
+LOWERINGS: dict[str, Lowering] = {}
+
+
+def _lowers(*names: str) -> Callable[[Lowering], Lowering]:
+    def register(function: Lowering) -> Lowering:
+        LOWERINGS.update(dict.fromkeys(names, function))
+        return function
+
+    return register
+
+
+def _present(call: Call, **roles: str) -> dict[str, str]:
+    return {role: name for role, name in roles.items() if call.args.get(name) is not None}
+
+
+@_lowers("conv1d", "conv2d")
+def _conv(call: Call) -> Lowered | None:
+    kernel = call.shapes["weight"][2:]
+    dilation = call.spatial("dilation", 1)
+    if isinstance(call.args.get("padding"), str):
+        total = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
+        if call.args["padding"] == "valid":
+            total = [0 for _ in total]
+        if any(t % 2 for t in total):
+            return None  # one-sided padding; torch pads the far side
+        padding = [t // 2 for t in total]
+    else:
+        padding = call.spatial("padding", 0)
+    attrs = {
+        "stride": call.spatial("stride", 1),
+        "padding": padding,
+        "dilation": dilation,
+        "groups": call.args.get("groups", 1),
+    }
+    return Lowered("conv", ["input"], attrs, _present(call, weight="weight", bias="bias"))
+
+
+@_lowers("conv_transpose1d", "conv_transpose2d")
+def _conv_transpose(call: Call) -> Lowered:
+    attrs = {
+        "stride": call.spatial("stride", 1),
+        "padding": call.spatial("padding", 0),
+        "output_padding": call.spatial("output_padding", 0),
+        "dilation": call.spatial("dilation", 1),
+        "groups": call.args.get("groups", 1),
+    }
+    return Lowered("conv_transpose", ["input"], attrs, _present(call, weight="weight", bias="bias"))
+
+
+@_lowers("linear")
+def _linear(call: Call) -> Lowered:
+    return Lowered("linear", ["input"], {}, _present(call, weight="weight", bias="bias"))
+
+
+@_lowers("matmul", "bmm", "mm")
+def _matmul(call: Call) -> Lowered | None:
+    second = "mat2" if "mat2" in call.args else "other"
+    if min(len(call.shapes["self"]), len(call.shapes[second])) < 2:
+        return None
+    return Lowered("matmul", ["self", second])
+
+
+@_lowers("batch_norm")
+def _batch_norm(call: Call) -> Lowered | None:
+    if call.args.get("training") or call.args.get("running_mean") is None:
+        return None
+    params = _present(
+        call, weight="weight", bias="bias", mean="running_mean", var="running_var"
+    )
+    return Lowered("batch_norm", ["input"], {"eps": call.args["eps"]}, params)
+
+
+
+
+def _binary_for(op: str) -> Lowering:
+    def lower(call: Call) -> Lowered | None:
+        if call.args.get("alpha", 1) != 1 or call.args.get("rounding_mode") is not None:
+            return None
+        return Lowered(op, ["self", "other"])
+
+    return lower
+
+
+for _op in ("add", "sub", "mul", "div"):
+    LOWERINGS[_op] = _binary_for(_op)
+
+
+@_lowers("relu")
+def _relu(call: Call) -> Lowered:
+    return Lowered("relu")
+
+
+@_lowers("relu6")
+def _relu6(call: Call) -> Lowered:
+    return Lowered("clamp", attrs={"low": 0.0, "high": 6.0})
+
+
+@_lowers("hardtanh")
+def _hardtanh(call: Call) -> Lowered:
+    low, high = call.args.get("min_val", -1), call.args.get("max_val", 1)
+    return Lowered("clamp", attrs={"low": float(low), "high": float(high)})
+
+
+@_lowers("clamp", "clamp_min", "clamp_max")
+def _clamp(call: Call) -> Lowered | None:
+    low, high = call.args.get("min"), call.args.get("max")
+    if not all(v is None or isinstance(v, int | float) for v in (low, high)):
+        return None
+    attrs = {"low": None if low is None else float(low), "high": None if high is None else float(high)}
+    return Lowered("clamp", attrs=attrs)
+
+
+@_lowers("leaky_relu")
+def _leaky_relu(call: Call) -> Lowered:
+    return Lowered("leaky_relu", attrs={"slope": float(call.args.get("negative_slope", 0.01))})
+
+
+@_lowers("gelu")
+def _gelu(call: Call) -> Lowered:
+    return Lowered("gelu", attrs={"approximate": call.args.get("approximate", "none")})
+
+
+@_lowers("softmax")
+def _softmax(call: Call) -> Lowered:
+    return Lowered("softmax", attrs={"axis": call.args["dim"] % len(call.shape)})
+
+
+@_lowers("layer_norm")
+def _layer_norm(call: Call) -> Lowered:
+    attrs = {
+        "normalized_shape": list(call.args["normalized_shape"]),
+        "eps": call.args.get("eps", 1e-5),
+    }
+    return Lowered("layer_norm", ["input"], attrs, _present(call, weight="weight", bias="bias"))
+
+
+@_lowers("cat", "concat")
+def _concat(call: Call) -> Lowered:
+    return Lowered("concat", ["tensors"], {"axis": call.args.get("dim", 0) % len(call.shape)})
+
+
+@_lowers("max_pool1d", "max_pool2d")
+def _max_pool(call: Call) -> Lowered:
+    kernel = call.spatial("kernel_size")
+    attrs = {
+        "kernel": kernel,
+        "stride": call.spatial("stride", kernel),
+        "padding": call.spatial("padding", 0),
+        "dilation": call.spatial("dilation", 1),
+        "ceil_mode": bool(call.args.get("ceil_mode", False)),
+    }
+    return Lowered("max_pool", attrs=attrs)
+
+
+@_lowers("avg_pool1d", "avg_pool2d")
+def _avg_pool(call: Call) -> Lowered | None:
+    if call.args.get("divisor_override") is not None:
+        return None
+    kernel = call.spatial("kernel_size")
+    attrs = {
+        "kernel": kernel,
+        "stride": call.spatial("stride", kernel),
+        "padding": call.spatial("padding", 0),
+        "ceil_mode": bool(call.args.get("ceil_mode", False)),
+        "count_include_pad": bool(call.args.get("count_include_pad", True)),
+    }
+    return Lowered("avg_pool", attrs=attrs)
+
+
+@_lowers("adaptive_avg_pool1d", "adaptive_avg_pool2d")
+def _adaptive_avg_pool(call: Call) -> Lowered | None:
+    before, after = call.shapes["self"][2:], call.shape[2:]
+    if -1 in before or any(b % a for b, a in zip(before, after, strict=True)):
+        return None  # windows of unlike size
+    if all(a == 1 for a in after):
+        return Lowered("global_avg_pool")
+    kernel = [b // a for b, a in zip(before, after, strict=True)]
+    zero = [0] * len(kernel)
+    attrs = {"kernel": kernel, "stride": kernel, "padding": zero}
+    return Lowered("avg_pool", attrs={**attrs, "ceil_mode": False, "count_include_pad": True})
+
+
+@_lowers("mean")
+def _mean(call: Call) -> Lowered | None:
+    axes = call.args.get("dim")
+    if not axes or call.args.get("dtype") is not None:
+        return None
+    rank = len(call.shapes["self"])
+    attrs = {"axes": sorted(a % rank for a in axes), "keepdim": bool(call.args.get("keepdim"))}
+    return Lowered("mean", attrs=attrs)
+
+
+@_lowers("view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "_unsafe_view")
+def _reshape(call: Call) -> Lowered | None:
+    if sum(s == -1 for s in call.shape) > 1:
+        return None
+    return Lowered("reshape", attrs={"shape": list(call.shape)})
+
+
+@_lowers("permute")
+def _permute(call: Call) -> Lowered:
+    rank = len(call.shape)
+    return Lowered("transpose", attrs={"perm": [d % rank for d in call.args["dims"]]})
+
+
+@_lowers("transpose")
+def _transpose(call: Call) -> Lowered:
+    rank = len(call.shape)
+    perm = list(range(rank))
+    a, b = call.args["dim0"] % rank, call.args["dim1"] % rank
+    perm[a], perm[b] = perm[b], perm[a]
+    return Lowered("transpose", attrs={"perm": perm})
+
+
+@_lowers("t")
+def _t(call: Call) -> Lowered:
+    return Lowered("transpose", attrs={"perm": list(reversed(range(len(call.shape))))})
+
+
+@_lowers("slice")
+def _slice(call: Call) -> Lowered | None:
+    axis = call.args.get("dim", 0) % len(call.shape)
+    size = call.shapes["self"][axis]
+    start, end = call.args.get("start") or 0, call.args.get("end")
+    step = call.args.get("step", 1)
+    if size == -1:
+        whole = start == 0 and (end is None or end >= 2**31) and step == 1
+        return Lowered("identity") if whole else None
+    start, end, _ = slice(start, end, step).indices(size)
+    if (start, end, step) == (0, size, 1):
+        return Lowered("identity")
+    return Lowered("slice", attrs={"axis": axis, "start": start, "end": end, "step": step})
+
+
+@_lowers("pad", "constant_pad_nd")
+def _pad(call: Call) -> Lowered | None:
+    if call.args.get("mode", "constant") != "constant" or min(call.args["pad"]) < 0:
+        return None
+    value = call.args.get("value")
+    return Lowered("pad", attrs={"pads": list(call.args["pad"]), "value": float(value or 0.0)})
+
+
+@_lowers("upsample_nearest1d", "upsample_nearest2d")
+def _upsample(call: Call) -> Lowered | None:
+    before = call.shapes["input" if "input" in call.shapes else "self"][2:]
+    after = call.shape[2:]
+    if -1 in before or any(a % b for b, a in zip(before, after, strict=True)):
+        return None
+    scale = [a // b for b, a in zip(before, after, strict=True)]
+    source = "input" if "input" in call.args else "self"
+    return Lowered("upsample_nearest", [source], {"scale": scale})
+
+
+@_lowers("dropout", "contiguous", "clone", "detach", "alias", "lift_fresh_copy", "feature_dropout")
+def _identity(call: Call) -> Lowered | None:
+    if call.args.get("train"):
+        return None
+    return Lowered("identity", ["input" if "input" in call.args else "self"])
+
+
+def _plain(op: str) -> Lowering:
+    return lambda call: Lowered(op)
+
+
+for _op in ("sigmoid", "tanh", "silu", "hardswish", "hardsigmoid"):
+    LOWERINGS[_op] = _plain(_op)
