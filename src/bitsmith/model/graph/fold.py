@@ -6,6 +6,7 @@ Each pass returns a new graph; a pattern that does not match is left alone.
   that is exact (no padding between: a padded 0 is not a normalised 0); one that stands alone
   becomes a depthwise 1×1 convolution, which integers can run;
 * a mean over all spatial dimensions becomes a global average pool;
+* the broadcast operand of an add or mul comes second;
 * relu and clamp(0, c) move in front of data movement and into the operator that computes their
   input, where the output range of the quantizer does their work.
 """
@@ -38,6 +39,7 @@ def simplify(graph: Graph) -> Graph:
         fold_batch_norms_forward,
         batch_norms_to_convolutions,
         means_to_pools,
+        order_operands,
         drop_empty_reshapes,
         hoist_activations,
         fuse_activations,
@@ -170,6 +172,21 @@ def means_to_pools(graph: Graph) -> Graph:
                 nodes.append(pool)
                 attrs = {"shape": list(node.shape)}
                 node = node.with_(op="reshape", inputs=(pool.name,), attrs=attrs)
+        nodes.append(node)
+    return graph.with_nodes(nodes)
+
+
+def order_operands(graph: Graph) -> Graph:
+    """Put the operand that is broadcast second in add and mul, which do not care.
+
+    ONNX Runtime's float32 rounding of a sum depends on which side repeats.
+    """
+    nodes = []
+    for node in graph:
+        if node.op in ("add", "mul"):
+            first, second = (graph.shape(i) for i in node.inputs)
+            if first != node.shape and second == node.shape:
+                node = node.with_(inputs=node.inputs[::-1])
         nodes.append(node)
     return graph.with_nodes(nodes)
 

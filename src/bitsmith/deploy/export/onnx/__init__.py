@@ -1,0 +1,92 @@
+"""ONNX in QDQ form: integers between QuantizeLinear and DequantizeLinear, opset 21.
+
+Written directly, operator by operator (see ``docs/decisions``): every integer kernel appears as
+DequantizeLinear → operator → QuantizeLinear, which runtimes fuse; moves act on the uint8 codes
+themselves; float islands stay float. Fused clamps have no operator: the quantizer's range does
+their work.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any, ClassVar, final
+
+import numpy as np
+import onnx
+import torch
+from onnx import numpy_helper
+
+from bitsmith.deploy.export import Exporter
+from bitsmith.deploy.export.onnx.model_writer import write_model
+from bitsmith.deploy.export.onnx.operators import untranslatable
+from bitsmith.errors import ExportError
+from bitsmith.model.quantized import QuantizedModel
+from bitsmith.numbers.qtensor import QTensor
+from bitsmith.numbers.scheme import Scheme
+
+__all__ = ["Onnx", "replace_atomically"]
+
+
+@final
+class Onnx(Exporter, name="onnx"):
+    """Standard ONNX, QDQ form."""
+
+    suffix: ClassVar[str] = ".onnx"
+
+    def check(self, model: QuantizedModel) -> list[str]:
+        return untranslatable(model.program.graph)
+
+    def write(self, model: QuantizedModel, path: Path, metadata: dict[str, str]) -> None:
+        proto = write_model(model, metadata)
+        try:
+            onnx.checker.check_model(proto, full_check=True)
+        except Exception as error:
+            raise ExportError(f"the ONNX checker refuses the model: {error}") from error
+        replace_atomically(path, proto.SerializeToString())
+
+    def read(self, path: Path) -> dict[str, QTensor]:
+        try:
+            proto = onnx.load(str(path))
+        except Exception as error:
+            raise ExportError(f"{path} is not a readable ONNX file: {error}") from error
+        values = {i.name: numpy_helper.to_array(i) for i in proto.graph.initializer}
+        described = {p.key: p.value for p in proto.metadata_props}
+        weights = json.loads(described.get("bitsmith.weights", '{"layers": {}}'))
+        return {
+            name: _qtensor(name, values, weights["schemes"][index])
+            for name, index in weights["layers"].items()
+        }
+
+
+def _qtensor(name: str, values: dict[str, Any], scheme: dict[str, Any]) -> QTensor:
+    try:
+        codes = torch.from_numpy(np.array(values[f"{name}.weight_codes"]))
+        scale = torch.from_numpy(np.array(values[f"{name}.weight_scale"]))
+    except KeyError as error:
+        raise ExportError(f"the file has no initializer {error}; was it changed?") from None
+    parsed = Scheme.from_json(scheme)
+    scale = scale.reshape(parsed.granularity.scale_shape(codes.shape))
+    return QTensor(codes, scale, torch.zeros_like(scale, dtype=torch.int32), None, parsed)
+
+
+def replace_atomically(path: Path, content: bytes) -> None:
+    """Write ``content`` under a temporary name beside ``path`` and rename it.
+
+    Raises:
+        ExportError: the place cannot be written.
+    """
+    try:
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise ExportError(f"{path} cannot be written: {error.strerror or error}") from error

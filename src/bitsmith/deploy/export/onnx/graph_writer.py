@@ -1,0 +1,120 @@
+"""Collects ONNX nodes and initializers; knows which tensors exist as codes and which as reals."""
+
+from __future__ import annotations
+
+from typing import Any, final
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+from torch import Tensor
+
+from bitsmith.model.simulate import Program
+from bitsmith.numbers.encoding import Encoding
+from bitsmith.numbers.qtensor import QTensor
+
+__all__ = ["GraphWriter", "code_name"]
+
+
+def code_name(tensor: str) -> str:
+    """Return the name of a quantized tensor's codes in the file."""
+    return f"{tensor}.codes"
+
+
+@final
+class GraphWriter:
+    """An ONNX graph under construction.
+
+    Every tensor of the program may be wanted as codes or as real values; the conversion is
+    emitted once, when it is first asked for.
+    """
+
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        self.nodes: list[onnx.NodeProto] = []
+        self.initializers: dict[str, onnx.TensorProto] = {}
+        self._codes: dict[str, str] = {}
+        self._reals: dict[str, str] = {}
+        self._rounded: dict[str, str] = {}
+        self._parameters: dict[Encoding, tuple[str, str]] = {}
+
+    def put_real(self, tensor: str) -> None:
+        """Say that ``tensor`` is computed in float, under its own name."""
+        self._reals[tensor] = tensor
+
+    def put_codes(self, tensor: str) -> None:
+        """Say that ``tensor`` is computed as codes."""
+        self._codes[tensor] = code_name(tensor)
+
+    def codes(self, tensor: str) -> str:
+        """Return the name of the codes of ``tensor``, quantizing it where needed."""
+        if tensor not in self._codes:
+            self._codes[tensor] = code_name(tensor)
+            self.quantize(self._reals[tensor], tensor)
+        return self._codes[tensor]
+
+    def real(self, tensor: str) -> str:
+        """Return the name of the real values of ``tensor``, dequantizing it where needed."""
+        return self._reals[tensor] if tensor in self._reals else self.rounded(tensor)
+
+    def is_real(self, tensor: str) -> bool:
+        """Whether ``tensor`` is computed in float."""
+        return tensor in self._reals
+
+    def rounded(self, tensor: str) -> str:
+        """Return the name of the real values that the codes of ``tensor`` stand for."""
+        if tensor not in self._rounded:
+            self._rounded[tensor] = f"{tensor}.dequantized"
+            self.dequantize(self.codes(tensor), self._rounded[tensor], tensor)
+        return self._rounded[tensor]
+
+    def quantize(self, real: str, tensor: str, output: str | None = None) -> None:
+        """Emit QuantizeLinear from ``real`` to codes encoded like ``tensor`` (its own, mostly)."""
+        self.add("QuantizeLinear", [real, *self._encoding(tensor)], output or code_name(tensor))
+
+    def dequantize(self, codes: str, output: str, tensor: str) -> None:
+        """Emit DequantizeLinear of ``codes``, encoded like ``tensor``."""
+        self.add("DequantizeLinear", [codes, *self._encoding(tensor)], output)
+
+    def weight(self, layer: str, q: QTensor) -> str:
+        """Emit a weight's codes and scales; return the name of its real values."""
+        codes = self.constant(f"{layer}.weight_codes", q.codes)
+        scale = self.constant(f"{layer}.weight_scale", q.scale.reshape(-1))
+        # ONNX Runtime fuses a Gemm only when the zero points, though all 0, are written out.
+        zero = np.zeros(q.scale.numel(), np.int8)
+        points = self.constant(f"{layer}.weight_zero_point", zero)
+        return self.add("DequantizeLinear", [codes, scale, points], f"{layer}.weight", axis=0)
+
+    def bias(self, layer: str, bias: Tensor, scale: Tensor) -> str:
+        """Emit an int32 bias with its scales; return the name of its real values."""
+        codes = self.constant(f"{layer}.bias_codes", bias)
+        steps = self.constant(f"{layer}.bias_scale", scale)
+        return self.add("DequantizeLinear", [codes, steps], f"{layer}.bias", axis=0)
+
+    def constant(self, name: str, value: Any, dtype: Any = None) -> str:
+        """Add an initializer; a torch tensor keeps its type."""
+        raw = value.detach().cpu().contiguous().numpy() if isinstance(value, Tensor) else value
+        if name not in self.initializers:
+            self.initializers[name] = numpy_helper.from_array(np.asarray(raw, dtype), name)
+        return name
+
+    def add(self, kind: str, inputs: list[str], output: str, **attributes: Any) -> str:
+        """Emit one node; returns the name of its output."""
+        given = {k: v for k, v in attributes.items() if v is not None}
+        self.nodes.append(helper.make_node(kind, inputs, [output], name=f"{kind}:{output}", **given))
+        return output
+
+    def _encoding(self, tensor: str) -> tuple[str, str]:
+        encoding = self.program.encodings[tensor]
+        if encoding not in self._parameters:
+            scale = self.constant(f"{tensor}.scale", encoding.scale, np.float32)
+            kind = np.int8 if encoding.format.signed else np.uint8
+            self._parameters[encoding] = (
+                scale,
+                self.constant(f"{tensor}.zero_point", encoding.zero_point, kind),
+            )
+        return self._parameters[encoding]
+
+
+#: torch dtype name → ONNX element type of a graph input.
+ELEMENT_TYPES = {"float32": TensorProto.FLOAT, "int64": TensorProto.INT64, "bool": TensorProto.BOOL}

@@ -1,0 +1,222 @@
+"""A quantized model as an ONNX ModelProto."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from onnx import TensorProto, helper
+
+import bitsmith
+from bitsmith.deploy.export.onnx.graph_writer import ELEMENT_TYPES, GraphWriter, code_name
+from bitsmith.deploy.export.onnx.operators import EMITTERS, Emission
+from bitsmith.model.graph.ir import Node
+from bitsmith.model.quantized import QuantizedModel
+from bitsmith.model.simulate import Program, code_bounds, pad_code
+
+__all__ = ["IR_VERSION", "OPSET", "write_graph", "write_model"]
+
+OPSET = 21
+IR_VERSION = 10
+
+
+def write_model(model: QuantizedModel, metadata: dict[str, str]) -> onnx.ModelProto:
+    """Return ``model`` in QDQ form, with its recipe and provenance in the metadata."""
+    described = {
+        "bitsmith.version": bitsmith.__version__,
+        "bitsmith.recipe": json.dumps(model.recipe.to_json()),
+        "bitsmith.target": model.target,
+        "bitsmith.machine": model.machine,
+        "bitsmith.provenance": json.dumps(model.provenance),
+        "bitsmith.weights": json.dumps(_weight_schemes(model.program)),
+        **metadata,
+    }
+    return write_graph(model.program, described)
+
+
+def _weight_schemes(program: Program) -> dict[str, Any]:
+    """``{"schemes": [scheme, …], "layers": {layer: index}}``: schemes repeat, layers do not."""
+    schemes: list[dict[str, Any]] = []
+    layers: dict[str, int] = {}
+    for name, layer in program.layers.items():
+        scheme = layer.weight.scheme.to_json()
+        if scheme not in schemes:
+            schemes.append(scheme)
+        layers[name] = schemes.index(scheme)
+    return {"schemes": schemes, "layers": layers}
+
+
+def write_graph(program: Program, metadata: dict[str, str]) -> onnx.ModelProto:
+    """Return ``program`` as a model whose inputs and outputs are float, batch dynamic."""
+    writer = GraphWriter(program)
+    for declared in program.graph.inputs:
+        writer.put_real(declared.name)
+    for node in program.graph:
+        _write(writer, node)
+    outputs = [_output(writer, name) for name in program.graph.outputs]
+    inputs = [
+        helper.make_tensor_value_info(i.name, ELEMENT_TYPES[i.dtype], _dynamic(i.shape))
+        for i in program.graph.inputs
+    ]
+    graph = helper.make_graph(
+        writer.nodes, "bitsmith", inputs, outputs, list(writer.initializers.values())
+    )
+    model = helper.make_model(
+        graph,
+        opset_imports=[helper.make_opsetid("", OPSET)],
+        ir_version=IR_VERSION,
+        producer_name="bitsmith",
+        producer_version=bitsmith.__version__,
+    )
+    helper.set_model_props(model, metadata)
+    return model
+
+
+def _dynamic(shape: tuple[int, ...]) -> list[int | str]:
+    return ["batch" if s == -1 else s for s in shape]
+
+
+def _output(writer: GraphWriter, name: str) -> onnx.ValueInfoProto:
+    """A graph output, float, under the tensor's own name (an input handed through gets another)."""
+    output = name
+    if writer.program.graph.node(name) is None:
+        output = writer.add("Identity", [name], f"{name}.output")
+    elif not writer.is_real(name):
+        writer.dequantize(writer.codes(name), name, name)
+    shape = writer.program.graph.shape(name)
+    # A later −1 may be a multiple of the batch; only the first axis is named.
+    dims = [("batch" if i == 0 else None) if s == -1 else s for i, s in enumerate(shape)]
+    return helper.make_tensor_value_info(output, TensorProto.FLOAT, dims)
+
+
+def _write(writer: GraphWriter, node: Node) -> None:
+    outcome = writer.program.outcomes[node.name]
+    if outcome.kind == "constant":
+        _write_constant(writer, node)
+    elif outcome.kind == "codes":
+        _write_move(writer, node)
+        writer.put_codes(node.name)
+    elif outcome.kind == "integer":
+        _write_integer(writer, node, outcome.float_output)
+    else:
+        params = {
+            role: writer.constant(name, writer.program.graph.params[name])
+            for role, name in node.params.items()
+        }
+        _write_clamped(writer, node, [writer.real(i) for i in node.inputs], params)
+
+
+def _write_constant(writer: GraphWriter, node: Node) -> None:
+    value = writer.program.graph.params[node.params["value"]]
+    if node.name in writer.program.encodings:
+        codes = writer.program.encodings[node.name].quantize(value)
+        writer.constant(code_name(node.name), codes)
+        writer.put_codes(node.name)
+    readers = writer.program.graph.consumers(node.name)
+    if any(writer.program.outcomes[r.name].kind == "float" for r in readers):
+        writer.constant(node.name, value)
+        writer.put_real(node.name)
+
+
+def _write_real(
+    writer: GraphWriter, node: Node, inputs: list[str], params: dict[str, str], output: str
+) -> None:
+    """Write ``node`` on real values into ``output``, without its fused clamp."""
+    fill = np.float32(node.attrs.get("value", 0.0))
+    bounds = (node.attrs["low"], node.attrs["high"]) if node.op == "clamp" else (None, None)
+    if node.op == "linear" and len(node.shape) != 2:
+        rows = _reshape(writer, inputs[0], f"{output}.rows", _as_rows(writer, node))
+        flat = node.with_(shape=(-1, node.shape[-1]))
+        EMITTERS["linear"](writer, Emission(flat, [rows], params, f"{output}.flat"))
+        _reshape(writer, f"{output}.flat", output, list(node.shape))
+    else:
+        EMITTERS[node.op](writer, Emission(node, inputs, params, output, fill, _float32(bounds)))
+
+
+def _write_clamped(
+    writer: GraphWriter, node: Node, inputs: list[str], params: dict[str, str]
+) -> None:
+    """Write ``node`` in float under its own name, with its fused clamp as a Clip."""
+    activation = node.attrs.get("activation")
+    if activation is None:
+        _write_real(writer, node, inputs, params, node.name)
+    else:
+        raw = f"{node.name}.unclamped"
+        _write_real(writer, node, inputs, params, raw)
+        clip = Emission(node, [raw], {}, node.name, bounds=_float32(activation))
+        EMITTERS["clamp"](writer, clip)
+    writer.put_real(node.name)
+
+
+def _float32(bounds: Sequence[float | None]) -> tuple[Any, Any]:
+    low, high = (None if b is None else np.float32(b) for b in bounds)
+    return low, high
+
+
+def _as_rows(writer: GraphWriter, node: Node) -> list[int]:
+    return [-1, writer.program.graph.shape(node.inputs[0])[-1]]
+
+
+def _reshape(writer: GraphWriter, source: str, output: str, shape: list[int]) -> str:
+    target = writer.constant(f"{output}.shape", shape, np.int64)
+    return writer.add("Reshape", [source, target], output)
+
+
+def _write_move(writer: GraphWriter, node: Node) -> None:
+    """Write a move on the codes themselves."""
+    encoding = writer.program.encodings[node.name]
+    kind = np.int8 if encoding.format.signed else np.uint8
+    bounds: tuple[Any, Any] = (None, None)
+    fill = kind(0)
+    if node.op in ("relu", "clamp"):
+        low, high = code_bounds(node, encoding)
+        bounds = (kind(low), kind(high))
+    elif node.op == "pad":
+        fill = kind(pad_code(node, encoding))
+    source = writer.codes(node.inputs[0])
+    EMITTERS[node.op](writer, Emission(node, [source], {}, code_name(node.name), fill, bounds))
+
+
+def _write_integer(writer: GraphWriter, node: Node, float_output: bool) -> None:
+    """DequantizeLinear → operator → QuantizeLinear, which the runtime fuses."""
+    params = _integer_params(writer, node)
+    if node.op == "linear" and len(node.shape) != 2 and not float_output:
+        _write_integer_rows(writer, node, params)
+    else:
+        inputs = [writer.rounded(name) for name in node.inputs]
+        if float_output:
+            _write_clamped(writer, node, inputs, params)
+            return
+        real = f"{node.name}.real"
+        _write_real(writer, node, inputs, params, real)
+        writer.quantize(real, node.name)
+    writer.put_codes(node.name)
+
+
+def _integer_params(writer: GraphWriter, node: Node) -> dict[str, str]:
+    """Write the weight and the bias of a layer; returns their names by role."""
+    program = writer.program
+    layer = program.layers.get(node.name)
+    if layer is None:
+        return {}
+    params = {"weight": writer.weight(node.name, layer.weight)}
+    if layer.bias is not None:
+        x_scale = torch.tensor(program.encodings[node.inputs[0]].scale, dtype=torch.float32)
+        step = x_scale * layer.weight.scale.reshape(-1)
+        params["bias"] = writer.bias(node.name, layer.bias, step)
+    return params
+
+
+def _write_integer_rows(writer: GraphWriter, node: Node, params: dict[str, str]) -> None:
+    """A linear layer on more than two axes: reshape the codes, so that the middle fuses."""
+    rows = _reshape(writer, writer.codes(node.inputs[0]), f"{node.name}.rows", _as_rows(writer, node))
+    real_rows, real, codes = (f"{node.name}.{part}" for part in ("rows_real", "flat", "flat_codes"))
+    writer.dequantize(rows, real_rows, node.inputs[0])
+    flat = node.with_(shape=(-1, node.shape[-1]))
+    EMITTERS["linear"](writer, Emission(flat, [real_rows], params, real))
+    writer.quantize(real, node.name, codes)
+    _reshape(writer, codes, code_name(node.name), list(node.shape))

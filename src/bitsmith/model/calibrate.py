@@ -1,0 +1,162 @@
+"""Run data through the float graph once and turn what was seen into encodings.
+
+Statistics are streams of bounded size, so memory does not grow with the data; they merge, so
+parts can be gathered apart (other processes, other machines) and joined.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bitsmith.errors import DataError
+from bitsmith.model.graph.ir import Graph
+from bitsmith.model.graph.operators import run_float
+from bitsmith.model.place import Placement
+from bitsmith.model.targets import Target
+from bitsmith.numbers.affine import scale_zero_point
+from bitsmith.numbers.calibrators import Calibrator
+from bitsmith.numbers.encoding import Encoding
+from bitsmith.numbers.scheme import Scheme
+from bitsmith.numbers.statistics import Statistic
+
+__all__ = ["MIN_SAMPLES", "as_inputs", "encodings", "gather"]
+
+#: Fewer samples than this do not show a range.
+MIN_SAMPLES = 8
+
+
+def as_inputs(batch: Any) -> list[Tensor]:
+    """Return the model inputs of a batch: ``x``, ``(x, y)`` (y is a label, dropped) or a list of inputs.
+
+    Raises:
+        DataError: nothing in the batch is a float tensor.
+    """
+    parts = list(batch) if isinstance(batch, tuple | list) else [batch]
+    tensors = [p if isinstance(p, Tensor) else torch.as_tensor(p) for p in parts if p is not None]
+    inputs = [t for t in tensors if t.is_floating_point()]
+    if not inputs:
+        kinds = ", ".join(str(t.dtype) for t in tensors) or "nothing"
+        raise DataError(f"a batch is a float tensor or (inputs, labels), not {kinds}")
+    return [t.to(torch.float32) for t in inputs]
+
+
+def gather(
+    graph: Graph,
+    placement: Placement,
+    calibrator: Calibrator,
+    batches: Iterable[Any],
+    *,
+    min_samples: int = MIN_SAMPLES,
+    advance: Callable[[int], None] | None = None,
+) -> dict[str, Statistic]:
+    """Return a statistic per encoding that has to be found, from one pass over ``batches``.
+
+    Args:
+        batches: any iterable of batches, ``x`` or ``(x, y)``.
+        min_samples: fewer samples are an error.
+        advance: told the number of samples of each batch, for a progress bar.
+
+    Raises:
+        DataError: no batches, too few samples, inputs of the wrong shape, NaN or infinite values
+            (in the data, or in the activations of a named layer).
+    """
+    wanted = {root: calibrator.statistic() for root in _roots(graph, placement)}
+    samples = 0
+    with torch.no_grad():
+        for batch in _checked(graph, batches):
+            run_float(graph, batch, lambda name, x: _update(wanted, name, x))
+            samples += len(batch[0])
+            if advance is not None:
+                advance(len(batch[0]))
+    if samples < min_samples:
+        raise DataError(
+            f"calibration needs at least {min_samples} samples, and the data gave {samples}"
+            + ("; an exhausted generator gives none the second time" if samples == 0 else "")
+        )
+    return wanted
+
+
+def encodings(
+    graph: Graph,
+    placement: Placement,
+    target: Target,
+    calibrator: Calibrator,
+    scheme: Scheme,
+    statistics: dict[str, Statistic],
+) -> dict[str, Encoding]:
+    """Return the encoding of every quantized tensor; members of a group get the same one."""
+    found: dict[str, Encoding] = {}
+    for root in _all_roots(placement):
+        node = graph.node(root)
+        fixed = target.fixed_range(node) if node is not None else None
+        if node is not None and node.op == "constant":
+            value = graph.params[node.params["value"]]
+            low, high = value.min(), value.max()
+        elif fixed is not None:
+            low, high = torch.tensor(fixed[0]), torch.tensor(fixed[1])
+        else:
+            low, high = calibrator.limits(statistics[root], scheme)
+        low, high = _respecting(graph, placement, root, low, high)
+        scale, zero_point = scale_zero_point(low, high, scheme)
+        found[root] = Encoding(float(scale), int(zero_point), scheme.integer)
+    return {tensor: found[root] for tensor, root in placement.group.items()}
+
+
+def _all_roots(placement: Placement) -> list[str]:
+    return list(dict.fromkeys(placement.group.values()))
+
+
+def _roots(graph: Graph, placement: Placement) -> list[str]:
+    """Encodings that data must show: those of constants are known."""
+    nodes = {root: graph.node(root) for root in _all_roots(placement)}
+    return [root for root, node in nodes.items() if node is None or node.op != "constant"]
+
+
+def _respecting(
+    graph: Graph, placement: Placement, root: str, low: Tensor, high: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Keep the range inside a fused clamp, and wide enough for the values pads put in."""
+    node = graph.node(root)
+    activation = node.attrs.get("activation") if node is not None else None
+    if activation is not None:
+        low = torch.zeros_like(low)
+        high = high.clamp(min=0.0, max=activation[1])
+    for member in graph:
+        if member.op == "pad" and placement.group.get(member.name) == root:
+            low = low.clamp(max=member.attrs["value"])
+            high = high.clamp(min=member.attrs["value"])
+    return low, high
+
+
+def _update(wanted: dict[str, Statistic], name: str, x: Tensor) -> None:
+    if name not in wanted:
+        return
+    try:
+        wanted[name].update(x)
+    except DataError as error:
+        raise DataError(f"the activations of {name} cannot be calibrated: {error}") from error
+
+
+def _checked(graph: Graph, batches: Iterable[Any]) -> Iterator[Sequence[Tensor]]:
+    for batch in batches:
+        inputs = as_inputs(batch)
+        if len(inputs) != len(graph.inputs):
+            raise DataError(f"the model takes {len(graph.inputs)} inputs, a batch has {len(inputs)}")
+        for declared, x in zip(graph.inputs, inputs, strict=True):
+            expected = declared.shape[1:]
+            fits = x.dim() == len(declared.shape) and all(
+                e in (-1, s) for e, s in zip(expected, x.shape[1:], strict=True)
+            )
+            if not fits:
+                raise DataError(
+                    f"input {declared.name} has shape {list(x.shape)}; the model was captured for "
+                    f"[batch, {', '.join(map(str, expected))}]"
+                )
+            bad = int((~torch.isfinite(x)).sum())
+            if bad:
+                raise DataError(f"input {declared.name}: {bad} of {x.numel()} values are NaN or infinite")
+        yield inputs

@@ -1,0 +1,176 @@
+"""Where quantizers go: which tensors become codes, which share an encoding, what stays float.
+
+Decided from the graph, the target and the recipe alone, before any data is seen:
+
+1. operators that carry the arithmetic (convolution, linear, matmul, pools) run in integers;
+2. joining operators (add, mul, concat, tables) run in integers where a reader needs codes, or
+   where everything they read comes as codes anyway;
+3. moves (reshape, slice, pad, max pool …) run on codes between integers, sharing one encoding;
+4. the rest is float, with the target's reason. A linear layer whose readers are all float hands
+   out float: the logits of a classifier are not rounded to 8 bits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, final
+
+from bitsmith.model.graph.ir import Graph, Node
+from bitsmith.model.recipe import Recipe
+from bitsmith.model.targets import Target
+from bitsmith.numbers.scheme import Scheme
+
+__all__ = ["Outcome", "Placement", "place", "weighted_layers"]
+
+#: Operators that own a weight which a recipe's rules speak of.
+_WEIGHTED = ("conv", "linear")
+
+
+@final
+@dataclass(frozen=True)
+class Outcome:
+    """What becomes of one operator.
+
+    Attributes:
+        kind: ``integer`` (an integer kernel), ``codes`` (moved as codes), ``float`` (a float
+            island) or ``constant``.
+        reason: the runtime's kernel, or why it stays float.
+        float_output: an integer kernel that hands out float (logits).
+    """
+
+    kind: Literal["integer", "codes", "float", "constant"]
+    reason: str
+    float_output: bool = False
+
+
+@final
+@dataclass(frozen=True)
+class Placement:
+    """The decisions for a graph.
+
+    Attributes:
+        outcomes: node name → what becomes of it.
+        weights: layer name → scheme of its weight, for layers that run in integers.
+        group: quantized tensor → the tensor whose encoding it shares (itself, mostly).
+    """
+
+    outcomes: dict[str, Outcome]
+    weights: dict[str, Scheme]
+    group: dict[str, str]
+
+    def runs_on_codes(self, name: str) -> bool:
+        """Whether node ``name`` reads codes."""
+        return self.outcomes[name].kind in ("integer", "codes")
+
+
+def weighted_layers(graph: Graph) -> list[tuple[str, str]]:
+    """Return ``(name, operator)`` of every layer whose weight a rule can speak of."""
+    return [(n.name, n.op) for n in graph if n.op in _WEIGHTED]
+
+
+def place(graph: Graph, target: Target, recipe: Recipe) -> Placement:
+    """Return where quantizers go in ``graph`` for ``target`` under ``recipe``.
+
+    Raises:
+        RecipeError: a rule of the recipe matches nothing.
+    """
+    schemes = recipe.weights(weighted_layers(graph))
+    refused = _refusals(graph, target, recipe, schemes)
+    wants = _wanting_codes(graph, target, refused)
+    outcomes = _outcomes(graph, target, refused, wants)
+    weights = {
+        n.name: scheme
+        for n in graph
+        if n.op in _WEIGHTED
+        and outcomes[n.name].kind == "integer"
+        and (scheme := schemes.get(n.name)) is not None
+    }
+    return Placement(outcomes, weights, _groups(graph, outcomes))
+
+
+def _refusals(
+    graph: Graph, target: Target, recipe: Recipe, schemes: dict[str, Scheme | None]
+) -> dict[str, str]:
+    refused: dict[str, str] = {}
+    for node in graph:
+        reason = target.refuses(graph, node)
+        if reason is None and target.kernel(node.op) is None:
+            reason = f"target {target.name} does not know {node.op}"
+        if reason is None and node.op in _WEIGHTED and schemes.get(node.name) is None:
+            named = node.name in schemes
+            why = "a rule keeps it in float" if named else "no rule matches it"
+            reason = f"recipe {recipe.name}: {why}"
+        if reason is not None:
+            refused[node.name] = reason
+    return refused
+
+
+def _wanting_codes(graph: Graph, target: Target, refused: dict[str, str]) -> set[str]:
+    """Nodes that read codes because they, or what follows them, run in integers."""
+    wants: set[str] = set()
+    for node in reversed(graph.nodes):
+        if node.name in refused:
+            continue
+        readers_want = any(r.name in wants for r in graph.consumers(node.name))
+        if node.op in target.integer or readers_want:
+            wants.add(node.name)
+    return wants
+
+
+def _outcomes(
+    graph: Graph, target: Target, refused: dict[str, str], wants: set[str]
+) -> dict[str, Outcome]:
+    outcomes: dict[str, Outcome] = {}
+    for node in graph:
+        kernel = target.kernel(node.op) or ""
+        if node.op == "constant":
+            outcomes[node.name] = Outcome("constant", "")
+        elif node.name in refused:
+            outcomes[node.name] = Outcome("float", refused[node.name])
+        elif node.op in target.integer:
+            readers = graph.consumers(node.name)
+            no_codes = not any(r.name in wants for r in readers)
+            plain = target.float_output(node) and no_codes
+            outcomes[node.name] = Outcome("integer", kernel, plain)
+        elif node.name in wants or _comes_as_codes(graph, target, node, outcomes):
+            kind: Literal["codes", "integer"] = "codes" if node.op in target.moves else "integer"
+            outcomes[node.name] = Outcome(kind, kernel)
+        else:
+            why = "all its neighbours are float" if node.op in target.moves else "nothing after it needs codes"
+            outcomes[node.name] = Outcome("float", why)
+    return outcomes
+
+
+def _comes_as_codes(
+    graph: Graph, target: Target, node: Node, outcomes: dict[str, Outcome]
+) -> bool:
+    """Whether every tensor that ``node`` reads is produced as codes (constants aside)."""
+    if node.op in ("softmax", "sigmoid", "leaky_relu"):
+        return False  # at the end of a model float is free and finer
+    kinds = []
+    for name in node.inputs:
+        source = graph.node(name)
+        if source is None:
+            kinds.append(False)
+        elif source.op != "constant":
+            outcome = outcomes[source.name]
+            kinds.append(outcome.kind in ("integer", "codes") and not outcome.float_output)
+    return bool(kinds) and all(kinds)
+
+
+def _groups(graph: Graph, outcomes: dict[str, Outcome]) -> dict[str, str]:
+    """Quantized tensor → representative of its encoding."""
+    group: dict[str, str] = {}
+    read_as_codes = {
+        i for n in graph if outcomes[n.name].kind in ("integer", "codes") for i in n.inputs
+    }
+    for declared in graph.inputs:
+        if declared.name in read_as_codes:
+            group[declared.name] = declared.name
+    for node in graph:
+        outcome = outcomes[node.name]
+        if outcome.kind == "codes":
+            group[node.name] = group[node.inputs[0]]
+        elif (outcome.kind == "integer" and not outcome.float_output) or node.name in read_as_codes:
+            group[node.name] = node.name
+    return group

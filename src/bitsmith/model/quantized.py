@@ -1,0 +1,110 @@
+"""The quantized model: a graph with its integers, executed as the runtime executes it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+
+from bitsmith.model.graph.macs import macs_by_node
+from bitsmith.model.graph.operators import last_uses
+from bitsmith.model.recipe import Recipe
+from bitsmith.model.simulate import Program, Values, execute
+
+__all__ = ["CoverageRow", "QuantizedModel"]
+
+
+@final
+@dataclass(frozen=True)
+class CoverageRow:
+    """What became of one operator: the line of the coverage table."""
+
+    layer: str
+    op: str
+    outcome: str
+    reason: str
+    macs_share: float
+    weight_bits: float | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the row as plain data, without keys that do not apply."""
+        return {k: v for k, v in vars(self).items() if v is not None}
+
+
+@final
+class QuantizedModel(nn.Module):
+    """A model in integers. Calling it runs the integer reference: the simulation of the file.
+
+    Attributes:
+        program: graph, outcomes, encodings and integer layers.
+        recipe: what it was made with.
+        target, machine: for which runtime, exact on which machines.
+        provenance: plain data on the calibration (data hash, samples, versions).
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        recipe: Recipe,
+        target: str,
+        machine: str,
+        provenance: dict[str, Any],
+    ) -> None:
+        super().__init__()
+        self.program = program
+        self.recipe = recipe
+        self.target = target
+        self.machine = machine
+        self.provenance = provenance
+        self.eval()
+
+    def forward(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """Return the float outputs (logits) for float32 inputs, as the runtime computes them."""
+        values = self._run(inputs, keep=False)
+        outputs = tuple(values.real(o) for o in self.program.graph.outputs)
+        return outputs[0] if len(outputs) == 1 else outputs
+
+    def trace(self, *inputs: Tensor) -> Values:
+        """Run and return every tensor: codes where quantized, reals where float."""
+        return self._run(inputs, keep=True)
+
+    @property
+    def encodings(self) -> dict[str, dict[str, Any]]:
+        """Tensor name → scale, zero point and format, of every quantized activation."""
+        return {k: e.to_json() for k, e in self.program.encodings.items()}
+
+    @property
+    def coverage(self) -> list[CoverageRow]:
+        """One row per operator: integer, moved as codes, or float and why."""
+        macs = macs_by_node(self.program.graph)
+        total = sum(macs.values()) or 1
+        rows = []
+        for node in self.program.graph:
+            outcome = self.program.outcomes[node.name]
+            if outcome.kind == "constant":
+                continue
+            layer = self.program.layers.get(node.name)
+            bits = None if layer is None else layer.effective_bits
+            reason = outcome.reason + (" with float output" if outcome.float_output else "")
+            share = macs[node.name] / total
+            rows.append(CoverageRow(node.name, node.op, outcome.kind, reason, share, bits))
+        return rows
+
+    @torch.no_grad()
+    def _run(self, inputs: Iterable[Tensor], keep: bool) -> Values:
+        graph = self.program.graph
+        values = Values(self.program)
+        for declared, x in zip(graph.inputs, inputs, strict=True):
+            values.reals[declared.name] = x.to(torch.float32)
+        last = last_uses(graph)
+        for position, node in enumerate(graph.nodes):
+            execute(node, values)
+            if keep:
+                continue
+            for name in node.inputs:
+                if last[name] <= position and name not in graph.outputs:
+                    values.drop(name)
+        return values

@@ -1,0 +1,282 @@
+"""The training loop: plain, deterministic, for float networks and for quantization-aware ones."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Sized
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Literal, final
+
+import torch
+import torch.nn.functional as F
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor, nn
+
+from bitsmith.errors import DataError, InputError
+
+__all__ = ["Batches", "Epoch", "TrainingRun", "fit"]
+
+Batch = tuple[Tensor, Tensor]
+#: Batches ``(x, y)``: for each epoch from a function of its index, or the same ones every epoch.
+Batches = Callable[[int], Iterable[Batch]] | Iterable[Batch]
+Loss = Callable[[Tensor, Tensor], Tensor]
+Progressed = Callable[[], None]
+
+
+@final
+@dataclass(frozen=True)
+class Epoch:
+    """What one pass over the training data gave."""
+
+    index: int
+    lr: float
+    """Learning rate of its first step."""
+    loss: float
+    """Mean over the samples, in training mode, while the weights were changing."""
+    samples: int
+    valid_loss: float | None
+    """Mean loss over the samples of ``valid`` after the epoch, in evaluation mode."""
+    valid_accuracy: float | None
+    """In percent; None unless the targets are class indices."""
+    seconds: float = field(compare=False)
+
+
+@final
+@dataclass(frozen=True)
+class TrainingRun:
+    """The record of one call of :func:`fit`."""
+
+    history: tuple[Epoch, ...]
+
+
+def fit(
+    module: nn.Module,
+    batches: Batches,
+    *,
+    epochs: int,
+    lr: float = 0.05,
+    optimizer: Literal["sgd", "adamw"] = "sgd",
+    momentum: float = 0.9,
+    weight_decay: float = 5e-4,
+    loss: Loss = F.cross_entropy,
+    seed: int = 0,
+    valid: Batches | None = None,
+    on_epoch: Callable[[int, nn.Module], None] | None = None,
+    progress: bool = True,
+) -> TrainingRun:
+    """Train ``module`` in place, leave it in evaluation mode, and return the losses.
+
+    The learning rate falls along half a cosine, ``lr · (1 + cos(π t)) / 2`` with t the share of
+    all steps that are done (arXiv:1608.03983, equation 5, one cycle). Where the number of
+    batches cannot be known in advance, it is taken from the epoch before. Weight decay applies
+    to tensors with two or more axes, not to biases, batch norms and quantization scales.
+
+    The same seed, data and number of threads give the same weights; the caller's random state
+    is left as it was. ``batches`` is asked for its data under that seed too.
+
+    Args:
+        module: trained on the device where it is; parameters with ``requires_grad=False`` stay.
+        batches: pairs ``(x, y)``, or a function of the epoch's index that returns them.
+        epochs: passes over the data, at least 1.
+        lr: learning rate of the first step.
+        optimizer: ``"sgd"`` (with ``momentum``) or ``"adamw"``.
+        momentum: of ``"sgd"``.
+        weight_decay: of the tensors with two or more axes.
+        loss: ``(output, y)`` → scalar, a mean over the batch.
+        seed: of everything random: dropout, stochastic rounding, shuffling by ``batches``.
+        valid: batches to measure after each epoch.
+        on_epoch: called with the epoch's index and the module, in training mode, before its
+            first batch; for example to freeze batch norms.
+        progress: show a progress bar, if the standard error stream is a terminal.
+
+    Raises:
+        DataError: no batches, or an iterator that can be read only once for several epochs.
+        InputError: a setting out of range, nothing to train, or the loss or a weight is no
+            longer finite; then the module has its state from the last good epoch.
+
+    >>> x = torch.tensor([[-1.0], [1.0]] * 8)
+    >>> net = nn.Linear(1, 2)
+    >>> run = fit(net, [(x, (x[:, 0] > 0).long())], epochs=20, lr=0.5)
+    >>> run.history[-1].loss < 0.1
+    True
+    """
+    _check(batches, epochs, lr)
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    if not parameters:
+        raise InputError(f"{type(module).__name__} has no parameter that requires a gradient")
+    descent = _optimizer(parameters, optimizer, lr, momentum, weight_decay)
+    history: list[Epoch] = []
+    good = _snapshot(module)
+    steps: int | None = None
+    with torch.random.fork_rng(_cuda(parameters)), _bar(progress) as bar:
+        torch.manual_seed(seed)
+        task = bar.add_task("training", total=None)
+        try:
+            for index in range(epochs):
+                started = time.perf_counter()
+                module.train()
+                if on_epoch is not None:
+                    on_epoch(index, module)
+                data = _open(batches, index)
+                steps = len(data) if isinstance(data, Sized) else steps
+                bar.update(task, total=None if steps is None else steps * epochs)
+                rates = _cosine(lr, index, epochs, steps)
+                mean, count, steps = _pass(
+                    module, data, descent, rates, loss, index, lambda: bar.advance(task)
+                )
+                _finite_state(module, index)
+                good = _snapshot(module)
+                valid_loss = valid_accuracy = None
+                if valid is not None:
+                    valid_loss, valid_accuracy = _measure(module, valid, loss, index)
+                first = next(_cosine(lr, index, epochs, steps))
+                seconds = time.perf_counter() - started
+                history.append(
+                    Epoch(index, first, mean, count, valid_loss, valid_accuracy, seconds)
+                )
+                bar.update(task, description=f"epoch {index + 1}/{epochs} loss {mean:.4f}")
+        except _NotFinite as error:
+            module.load_state_dict(good)
+            when = f"the end of epoch {len(history)}" if history else "before training"
+            raise InputError(
+                f"{error}; the module has its state from {when}; lower the learning rate "
+                f"({lr:g}) or look for extreme values in the data"
+            ) from None
+        finally:
+            module.eval()
+    return TrainingRun(tuple(history))
+
+
+@final
+class _NotFinite(Exception):
+    """The loss or a weight is NaN or infinite."""
+
+
+def _check(batches: Batches, epochs: int, lr: float) -> None:
+    if epochs < 1:
+        raise InputError(f"epochs must be at least 1, not {epochs}")
+    if not (math.isfinite(lr) and lr > 0):
+        raise InputError(f"lr must be positive and finite, not {lr}")
+    if epochs > 1 and not callable(batches) and isinstance(batches, Iterator):
+        raise DataError(
+            f"{type(batches).__name__} can be read only once, but {epochs} epochs were asked for; "
+            "pass a list, a DataLoader, or a function of the epoch"
+        )
+
+
+def _optimizer(
+    parameters: list[nn.Parameter], name: str, lr: float, momentum: float, decay: float
+) -> torch.optim.Optimizer:
+    groups = [
+        {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": decay},
+        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    if name == "sgd":
+        return torch.optim.SGD(groups, lr=lr, momentum=momentum)
+    if name == "adamw":
+        return torch.optim.AdamW(groups, lr=lr)
+    raise InputError(f"optimizer is 'sgd' or 'adamw', not {name!r}")
+
+
+def _cosine(lr: float, epoch: int, epochs: int, steps: int | None) -> Iterator[float]:
+    """Yield the learning rate of each step of an epoch, without end."""
+    step = 0
+    while True:
+        # Within an epoch of unknown length the rate stays where the epoch began.
+        share = 0.0 if steps is None else min(step / steps, 1.0)
+        yield lr * (1 + math.cos(math.pi * (epoch + share) / epochs)) / 2
+        step += 1
+
+
+def _pass(
+    module: nn.Module,
+    data: Iterable[Batch],
+    optimizer: torch.optim.Optimizer,
+    rates: Iterator[float],
+    loss: Loss,
+    epoch: int,
+    advance: Progressed,
+) -> tuple[float, int, int]:
+    """Train on ``data`` once; return the mean loss, the number of samples and of batches."""
+    device = _device(module)
+    total, samples, step = 0.0, 0, 0
+    for step, (x, y) in enumerate(data, start=1):
+        rate = next(rates)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.zero_grad(set_to_none=True)
+        value = loss(module(x.to(device)), y.to(device))
+        number = float(value.detach())
+        if not math.isfinite(number):
+            raise _NotFinite(f"the loss is {number} at epoch {epoch + 1}, step {step}")
+        value.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        total, samples = total + number * len(x), samples + len(x)
+        advance()
+    if not samples:
+        raise DataError(f"epoch {epoch + 1}: no training batches; is the data set empty?")
+    return total / samples, samples, step
+
+
+def _measure(
+    module: nn.Module, valid: Batches, loss: Loss, epoch: int
+) -> tuple[float, float | None]:
+    """Return the mean loss and, where targets are class indices, the accuracy in percent."""
+    device = _device(module)
+    total, right, samples, classes = 0.0, 0, 0, True
+    module.eval()
+    with torch.no_grad():
+        for x, y in _open(valid, epoch):
+            output, y = module(x.to(device)), y.to(device)
+            total, samples = total + float(loss(output, y)) * len(x), samples + len(x)
+            classes = classes and output.dim() == 2 and y.dim() == 1 and y.dtype == torch.int64
+            if classes:
+                right += int((output.argmax(1) == y).sum())
+    if not samples:
+        raise DataError("no validation batches; is the data set empty, or an iterator used up?")
+    return total / samples, 100.0 * right / samples if classes else None
+
+
+def _open(batches: Batches, epoch: int) -> Iterable[Batch]:
+    # A data set class may define __call__ for other ends: what can be iterated is iterated.
+    return batches if isinstance(batches, Iterable) else batches(epoch)
+
+
+def _device(module: nn.Module) -> torch.device:
+    first = next(chain(module.parameters(), module.buffers()))
+    return first.device
+
+
+def _cuda(parameters: Iterable[Tensor]) -> list[int]:
+    return sorted({p.device.index for p in parameters if p.device.type == "cuda"})
+
+
+def _snapshot(module: nn.Module) -> dict[str, Tensor]:
+    return {k: v.clone() if isinstance(v, Tensor) else v for k, v in module.state_dict().items()}
+
+
+def _finite_state(module: nn.Module, epoch: int) -> None:
+    bad = [
+        name
+        for name, value in module.state_dict().items()
+        if isinstance(value, Tensor) and value.is_floating_point() and not value.isfinite().all()
+    ]
+    if bad:
+        raise _NotFinite(f"not finite after the last step of epoch {epoch + 1}: {', '.join(bad)}")
+
+
+def _bar(progress: bool) -> Progress:
+    console = Console(stderr=True)
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not (progress and console.is_terminal),
+        transient=True,
+    )

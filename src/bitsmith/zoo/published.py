@@ -1,0 +1,110 @@
+"""Where the trained weights of a zoo model are: the data folder, the cache, the public source."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import tempfile
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from safetensors.torch import save as to_safetensors
+
+from bitsmith.errors import WeightsError
+from bitsmith.zoo.models import ZooModel
+from bitsmith.zoo.weights import read_pickle, strip_data_parallel
+
+__all__ = ["cache_folder", "fetch", "find_weights"]
+
+TIMEOUT_SECONDS = 30.0
+
+
+def cache_folder() -> Path:
+    """Return ``$XDG_CACHE_HOME/bitsmith``, by default ``~/.cache/bitsmith``."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "bitsmith"
+
+
+def find_weights(model: type[ZooModel]) -> Path:
+    """Return the safetensors file with the trained weights of ``model``.
+
+    Looked for in the folder ``$BITSMITH_DATA``, then in the cache; else downloaded into the
+    cache from the public source.
+
+    Raises:
+        WeightsError: the model has no published weights, ``$BITSMITH_DATA`` is no folder, or
+            the download failed.
+    """
+    if model.weights_file is None:
+        raise WeightsError(
+            f"model {model.name!r} has no published weights; pass a file with --weights "
+            "(weights=...), or ask for random ones with pretrained=False"
+        )
+    data = os.environ.get("BITSMITH_DATA")
+    if data:
+        if not Path(data).is_dir():
+            raise WeightsError(f"BITSMITH_DATA={data} is not a folder; correct or unset it")
+        if (Path(data) / model.weights_file).is_file():
+            return Path(data) / model.weights_file
+    cached = cache_folder() / model.weights_file
+    if cached.is_file():
+        return cached
+    if model.weights_url is None:
+        raise WeightsError(
+            f"weights of {model.name!r}: {model.weights_file} is neither in BITSMITH_DATA "
+            f"({data or 'not set'}) nor at {cached}, and has no public source"
+        )
+    return fetch(model.weights_url, cached)
+
+
+def fetch(url: str, destination: Path) -> Path:
+    """Download a published pickle, check it, write it as safetensors, return ``destination``.
+
+    Args:
+        url: of a state dict saved by PyTorch; the file's name ends in the first 8 hex digits
+            of its SHA-256, as in ``resnet20-12fca82f.th``.
+        destination: appears only when it is complete.
+
+    Raises:
+        WeightsError: unreachable, other checksum, not a state dict, or cannot be written.
+    """
+    named = re.search(r"-([0-9a-f]{8})\.\w+$", url)
+    if named is None:
+        raise WeightsError(f"{url} does not carry 8 hex digits of its SHA-256 in its name")
+    try:
+        with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as reply:
+            data: bytes = reply.read()
+    except (OSError, urllib.error.URLError) as error:
+        raise WeightsError(
+            f"cannot download {url}: {error}; put {destination.name} into the folder "
+            "BITSMITH_DATA or pass a file with --weights"
+        ) from error
+    digest = hashlib.sha256(data).hexdigest()
+    if not digest.startswith(named.group(1)):
+        raise WeightsError(
+            f"{url} is damaged or was changed: its SHA-256 begins {digest[:8]}, "
+            f"its name says {named.group(1)} ({len(data)} bytes received)"
+        )
+    state, _ = strip_data_parallel(read_pickle(data, Path(url.rsplit("/", 1)[-1])))
+    state = {name: tensor.contiguous() for name, tensor in state.items()}
+    _write(destination, to_safetensors(state, {"source": url, "source_sha256": digest}))
+    return destination
+
+
+def _write(destination: Path, data: bytes) -> None:
+    """Write to a file beside the destination and rename, so that nobody sees half a file."""
+    try:
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=destination.parent, prefix=destination.name)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+            os.replace(temporary, destination)
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary)
+    except OSError as error:
+        raise WeightsError(f"cannot write {destination}: {error.strerror or error}") from error
