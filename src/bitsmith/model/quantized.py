@@ -43,6 +43,7 @@ class QuantizedModel(nn.Module):
         recipe: what it was made with.
         target, machine: for which runtime, exact on which machines.
         provenance: plain data on the calibration (data hash, samples, versions).
+        coverage: one row per operator: integer, moved as codes, or float and why.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class QuantizedModel(nn.Module):
         target: str,
         machine: str,
         provenance: dict[str, Any],
+        coverage: list[CoverageRow] | None = None,
     ) -> None:
         super().__init__()
         self.program = program
@@ -59,6 +61,7 @@ class QuantizedModel(nn.Module):
         self.target = target
         self.machine = machine
         self.provenance = provenance
+        self.coverage = _coverage(program) if coverage is None else coverage
         self.eval()
 
     def forward(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
@@ -76,23 +79,6 @@ class QuantizedModel(nn.Module):
         """Tensor name → scale, zero point and format, of every quantized activation."""
         return {k: e.to_json() for k, e in self.program.encodings.items()}
 
-    @property
-    def coverage(self) -> list[CoverageRow]:
-        """One row per operator: integer, moved as codes, or float and why."""
-        macs = macs_by_node(self.program.graph)
-        total = sum(macs.values()) or 1
-        rows = []
-        for node in self.program.graph:
-            outcome = self.program.outcomes[node.name]
-            if outcome.kind == "constant":
-                continue
-            layer = self.program.layers.get(node.name)
-            bits = None if layer is None else layer.effective_bits
-            reason = outcome.reason + (" with float output" if outcome.float_output else "")
-            share = macs[node.name] / total
-            rows.append(CoverageRow(node.name, node.op, outcome.kind, reason, share, bits))
-        return rows
-
     @torch.no_grad()
     def _run(self, inputs: Iterable[Tensor], keep: bool) -> Values:
         graph = self.program.graph
@@ -108,3 +94,19 @@ class QuantizedModel(nn.Module):
                 if last[name] <= position and name not in graph.outputs:
                     values.drop(name)
         return values
+
+
+def _coverage(program: Program) -> list[CoverageRow]:
+    macs = macs_by_node(program.graph)
+    total = sum(macs.values()) or 1
+    rows = []
+    for node in program.graph:
+        outcome = program.outcomes[node.name]
+        if outcome.kind == "constant":
+            continue
+        layer = program.layers.get(node.name)
+        bits = None if layer is None else layer.effective_bits
+        reason = outcome.reason + (" with float output" if outcome.float_output else "")
+        share = macs[node.name] / total
+        rows.append(CoverageRow(node.name, node.op, outcome.kind, reason, share, bits))
+    return rows

@@ -45,9 +45,7 @@ class Exporter(ABC):
         """Return layer name → :class:`~bitsmith.numbers.qtensor.QTensor` of the file's weights."""
 
 
-def export(
-    model: QuantizedModel, path: str | Path, metadata: dict[str, str] | None = None
-) -> Path:
+def export(model: QuantizedModel, path: str | Path, metadata: dict[str, str] | None = None) -> Path:
     """Write ``model`` to ``path``; the suffix names the format. Returns the path.
 
     Raises:

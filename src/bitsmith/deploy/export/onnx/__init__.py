@@ -19,15 +19,19 @@ import onnx
 import torch
 from onnx import numpy_helper
 
+import bitsmith
 from bitsmith.deploy.export import Exporter
-from bitsmith.deploy.export.onnx.model_writer import write_model
+from bitsmith.deploy.export.onnx.model_writer import write_graph, write_model
 from bitsmith.deploy.export.onnx.operators import untranslatable
 from bitsmith.errors import ExportError
+from bitsmith.model.graph.ir import Graph
+from bitsmith.model.place import Outcome
 from bitsmith.model.quantized import QuantizedModel
+from bitsmith.model.simulate import Program
 from bitsmith.numbers.qtensor import QTensor
 from bitsmith.numbers.scheme import Scheme
 
-__all__ = ["Onnx", "replace_atomically"]
+__all__ = ["Onnx", "replace_atomically", "write_float"]
 
 
 @final
@@ -90,3 +94,21 @@ def replace_atomically(path: Path, content: bytes) -> None:
             raise
     except OSError as error:
         raise ExportError(f"{path} cannot be written: {error.strerror or error}") from error
+
+
+def write_float(graph: Graph, path: Path) -> None:
+    """Write the float32 network as ONNX: the reference for accuracy and speed in a runtime.
+
+    Raises:
+        ExportError: an operator has no ONNX form, or the place cannot be written.
+    """
+    if problems := untranslatable(graph):
+        raise ExportError("ONNX cannot represent:\n  " + "\n  ".join(problems))
+    outcomes = {
+        n.name: Outcome("constant" if n.op == "constant" else "float", "float reference")
+        for n in graph
+    }
+    proto = write_graph(
+        Program(graph, outcomes, {}, {}), {"bitsmith.version": bitsmith.__version__}
+    )
+    replace_atomically(path, proto.SerializeToString())

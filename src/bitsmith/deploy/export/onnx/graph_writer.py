@@ -101,7 +101,9 @@ class GraphWriter:
     def add(self, kind: str, inputs: list[str], output: str, **attributes: Any) -> str:
         """Emit one node; returns the name of its output."""
         given = {k: v for k, v in attributes.items() if v is not None}
-        self.nodes.append(helper.make_node(kind, inputs, [output], name=f"{kind}:{output}", **given))
+        self.nodes.append(
+            helper.make_node(kind, inputs, [output], name=f"{kind}:{output}", **given)
+        )
         return output
 
     def _encoding(self, tensor: str) -> tuple[str, str]:

@@ -213,7 +213,9 @@ def _integer_params(writer: GraphWriter, node: Node) -> dict[str, str]:
 
 def _write_integer_rows(writer: GraphWriter, node: Node, params: dict[str, str]) -> None:
     """A linear layer on more than two axes: reshape the codes, so that the middle fuses."""
-    rows = _reshape(writer, writer.codes(node.inputs[0]), f"{node.name}.rows", _as_rows(writer, node))
+    rows = _reshape(
+        writer, writer.codes(node.inputs[0]), f"{node.name}.rows", _as_rows(writer, node)
+    )
     real_rows, real, codes = (f"{node.name}.{part}" for part in ("rows_real", "flat", "flat_codes"))
     writer.dequantize(rows, real_rows, node.inputs[0])
     flat = node.with_(shape=(-1, node.shape[-1]))

@@ -31,7 +31,7 @@ class Emission:
     inputs: list[str]
     params: dict[str, str]
     output: str
-    fill: Any = np.float32(0)
+    fill: Any = None
     bounds: tuple[Any, Any] = (None, None)
 
     def attr(self, name: str) -> Any:
@@ -184,7 +184,9 @@ def _plain(kind: str, **attributes: Any) -> Emitter:
 
 
 def _renamed(kind: str, **attributes: str) -> Emitter:
-    return lambda w, e: w.add(kind, e.inputs, e.output, **{k: e.attr(v) for k, v in attributes.items()})
+    return lambda w, e: w.add(
+        kind, e.inputs, e.output, **{k: e.attr(v) for k, v in attributes.items()}
+    )
 
 
 EMITTERS: dict[str, Emitter] = {

@@ -1,0 +1,173 @@
+"""Save and load a quantized model: ``graph.json`` and ``tensors.safetensors`` in a folder.
+
+No pickle. Only what the simulation needs is kept: integers of the quantized layers, float
+parameters of the float islands.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from bitsmith.errors import InputError, WeightsError
+from bitsmith.model.convert import IntegerLayer
+from bitsmith.model.graph.ir import Graph, GraphInput, Node
+from bitsmith.model.place import Outcome
+from bitsmith.model.quantized import CoverageRow, QuantizedModel
+from bitsmith.model.recipe import Recipe
+from bitsmith.model.simulate import Program
+from bitsmith.numbers.encoding import Encoding
+from bitsmith.numbers.qtensor import QTensor
+from bitsmith.numbers.scheme import Scheme
+
+__all__ = ["load", "save"]
+
+_VERSION = 1
+
+
+def save(model: QuantizedModel, folder: str | Path) -> Path:
+    """Write ``model`` to ``folder``, replacing a folder that bitsmith wrote; returns the folder.
+
+    Everything is written to a temporary folder beside it, which then takes its name.
+
+    Raises:
+        InputError: the place cannot be written, or holds something else.
+    """
+    folder = Path(folder)
+    if folder.exists() and not (folder / "graph.json").is_file():
+        raise InputError(f"{folder} exists and is not a bitsmith folder; choose another name")
+    try:
+        temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    except OSError as error:
+        raise InputError(f"{folder} cannot be written: {error.strerror}") from error
+    try:
+        description, tensors = _describe(model)
+        (temporary / "graph.json").write_text(json.dumps(description, indent=1))
+        save_file(tensors, temporary / "tensors.safetensors")
+        temporary.chmod(0o755)
+        if folder.exists():
+            shutil.rmtree(folder)
+        os.replace(temporary, folder)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    return folder
+
+
+def load(folder: str | Path) -> QuantizedModel:
+    """Return the model that :func:`save` wrote.
+
+    Raises:
+        InputError: the folder or a file in it is missing.
+        WeightsError: a file is damaged or was changed by hand.
+    """
+    folder = Path(folder)
+    for name in ("graph.json", "tensors.safetensors"):
+        if not (folder / name).is_file():
+            raise InputError(f"{folder} is not a bitsmith folder: it has no {name}")
+    try:
+        description = json.loads((folder / "graph.json").read_text())
+        tensors = load_file(folder / "tensors.safetensors")
+        if description["version"] != _VERSION:
+            raise WeightsError(
+                f"{folder} has version {description['version']}; this bitsmith reads {_VERSION}"
+            )
+        return _restore(description, tensors)
+    except (
+        json.JSONDecodeError,
+        SafetensorError,
+        KeyError,
+        TypeError,
+        UnicodeDecodeError,
+    ) as error:
+        raise WeightsError(f"{folder} is damaged or was changed: {error!r}") from error
+
+
+def _describe(model: QuantizedModel) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    program = model.program
+    graph = _without_float_weights(program)
+    tensors = {f"param:{k}": v for k, v in graph.params.items()}
+    layers: dict[str, Any] = {}
+    for name, layer in program.layers.items():
+        tensors[f"codes:{name}"] = layer.weight.codes
+        tensors[f"scale:{name}"] = layer.weight.scale
+        tensors[f"zero_point:{name}"] = layer.weight.zero_point
+        if layer.bias is not None:
+            tensors[f"bias:{name}"] = layer.bias
+        layers[name] = {
+            "scheme": layer.weight.scheme.to_json(),
+            "error": layer.error,
+            "nearest_error": layer.nearest_error,
+        }
+    description = {
+        "version": _VERSION,
+        "inputs": [vars(i) for i in graph.inputs],
+        "outputs": list(graph.outputs),
+        "nodes": [_plain(n) for n in graph],
+        "outcomes": {k: vars(o) for k, o in program.outcomes.items()},
+        "encodings": {k: e.to_json() for k, e in program.encodings.items()},
+        "layers": layers,
+        "recipe": model.recipe.to_json(),
+        "target": model.target,
+        "machine": model.machine,
+        "provenance": model.provenance,
+        "coverage": [row.to_json() for row in model.coverage],
+    }
+    return description, {k: v.contiguous().clone() for k, v in tensors.items()}
+
+
+def _without_float_weights(program: Program) -> Graph:
+    nodes = [n.with_(params={}) if n.name in program.layers else n for n in program.graph]
+    return program.graph.with_nodes(nodes)
+
+
+def _plain(node: Node) -> dict[str, Any]:
+    return {f: getattr(node, f) for f in Node.__dataclass_fields__}
+
+
+def _restore(description: dict[str, Any], tensors: dict[str, Tensor]) -> QuantizedModel:
+    inputs = tuple(GraphInput(**{**i, "shape": tuple(i["shape"])}) for i in description["inputs"])
+    nodes = tuple(
+        Node(**{**n, "inputs": tuple(n["inputs"]), "shape": tuple(n["shape"])})
+        for n in description["nodes"]
+    )
+    params = {k.removeprefix("param:"): v for k, v in tensors.items() if k.startswith("param:")}
+    graph = Graph(inputs, tuple(description["outputs"]), nodes, params)
+    layers = {
+        name: IntegerLayer(
+            QTensor(
+                tensors[f"codes:{name}"],
+                tensors[f"scale:{name}"],
+                tensors[f"zero_point:{name}"],
+                None,
+                Scheme.from_json(layer["scheme"]),
+            ),
+            tensors.get(f"bias:{name}"),
+            layer["error"],
+            layer["nearest_error"],
+        )
+        for name, layer in description["layers"].items()
+    }
+    program = Program(
+        graph,
+        {k: Outcome(**o) for k, o in description["outcomes"].items()},
+        {k: Encoding.from_json(e) for k, e in description["encodings"].items()},
+        layers,
+    )
+    coverage = [CoverageRow(**{"weight_bits": None, **row}) for row in description["coverage"]]
+    return QuantizedModel(
+        program,
+        Recipe.from_json(description["recipe"]),
+        description["target"],
+        description["machine"],
+        description["provenance"],
+        coverage,
+    )
