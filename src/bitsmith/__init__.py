@@ -1,12 +1,10 @@
 """bitsmith: make a trained PyTorch network small and fast in fewer bits, and prove it.
 
 >>> import torch, bitsmith as bs
->>> q = bs.quantize(torch.tensor([-1.5, 0.1, 1.39]), bs.Scheme(bs.int4))
+>>> q = bs.quantize(torch.tensor([-1.5, 0.15, 1.39]), bs.Scheme(bs.int4))
 >>> [round(v, 6) for v in q.dequantize().tolist()]
 [-1.6, 0.2, 1.4]
 """
-
-__version__ = "0.1.0"
 
 from bitsmith.data import load_dataset
 from bitsmith.deploy.export import export
@@ -43,6 +41,7 @@ from bitsmith.numbers import (
     uint7,
     uint8,
 )
+from bitsmith.version import __version__
 from bitsmith.zoo import load_model
 
 __all__ = [

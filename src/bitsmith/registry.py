@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Iterator
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, final
 
 from bitsmith.errors import UnknownNameError
 
@@ -19,6 +19,7 @@ __all__ = ["Registry"]
 T = TypeVar("T")
 
 
+@final
 class Registry(Generic[T]):
     """Names to members of one family, filled by importing the leaves of a package once.
 
@@ -36,7 +37,9 @@ class Registry(Generic[T]):
     def add(self, name: str, member: T) -> None:
         """Register ``member``; a name taken by another definition is a programming error."""
         known = self._members.get(name)
-        if known is not None and getattr(known, "__module__", 0) != getattr(member, "__module__", 1):
+        if known is not None and getattr(known, "__module__", 0) != getattr(
+            member, "__module__", 1
+        ):
             raise TypeError(f"two {self.kind}s are named {name!r}: {known!r} and {member!r}")
         self._members[name] = member
 

@@ -6,22 +6,16 @@ A row that changes with a new runtime means that a rule of export must change wi
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
 from onnx import TensorProto
 
-TESTS = str(Path(__file__).parents[1])
-if TESTS not in sys.path:
-    sys.path.insert(0, TESTS)
-
-from bitsmith.numbers.encoding import Encoding  # noqa: E402
-from bitsmith.numbers.formats.integer import integer_format  # noqa: E402
-from emulate.qdq import Graph  # noqa: E402
-from emulate.sessions import Case, run_here  # noqa: E402
+from bitsmith.numbers.encoding import Encoding
+from bitsmith.numbers.formats.integer import integer_format
+from emulate.qdq import Graph
+from emulate.sessions import Case, run_here
 
 F = np.float32
 U8, S8 = integer_format(8, signed=False), integer_format(8, signed=True)

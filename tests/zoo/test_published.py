@@ -1,7 +1,9 @@
 """Where published weights are looked for, and how they are fetched (from a local source)."""
 
 import hashlib
+import http.server
 import shutil
+import threading
 from pathlib import Path
 
 import pytest
@@ -108,3 +110,28 @@ def test_every_source_names_its_checksum() -> None:
     urls = [e.weights_url for e in map(zoo_models.__getitem__, zoo_models) if e.weights_url]
     assert len(urls) == 5
     assert all(url.startswith("https://github.com/akamaster/pytorch_resnet") for url in urls)
+
+
+class _Short(http.server.BaseHTTPRequestHandler):
+    """Promises more bytes than it sends."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", "1000")
+        self.end_headers()
+        self.wfile.write(b"too few")
+
+    def log_message(self, *_: object) -> None:
+        """Keep the test's output clean."""
+
+
+def test_a_connection_cut_short_is_an_error(cache: Path) -> None:
+    server = http.server.HTTPServer(("127.0.0.1", 0), _Short)
+    thread = threading.Thread(target=server.handle_request)
+    thread.start()
+    url = f"http://127.0.0.1:{server.server_port}/resnet20-12fca82f.th"
+    with pytest.raises(WeightsError, match="damaged or was changed"):
+        fetch(url, cache / FILE)
+    thread.join()
+    server.server_close()
+    assert not list(cache.iterdir())

@@ -30,7 +30,7 @@ MIN_SAMPLES = 8
 
 
 def as_inputs(batch: Any) -> list[Tensor]:
-    """Return the model inputs of a batch: ``x``, ``(x, y)`` (y is a label, dropped) or a list of inputs.
+    """Return the model inputs of a batch: ``x``, ``(x, y)`` (labels y are dropped) or a list.
 
     Raises:
         DataError: nothing in the batch is a float tensor.
@@ -145,7 +145,9 @@ def _checked(graph: Graph, batches: Iterable[Any]) -> Iterator[Sequence[Tensor]]
     for batch in batches:
         inputs = as_inputs(batch)
         if len(inputs) != len(graph.inputs):
-            raise DataError(f"the model takes {len(graph.inputs)} inputs, a batch has {len(inputs)}")
+            raise DataError(
+                f"the model takes {len(graph.inputs)} inputs, a batch has {len(inputs)}"
+            )
         for declared, x in zip(graph.inputs, inputs, strict=True):
             expected = declared.shape[1:]
             fits = x.dim() == len(declared.shape) and all(
@@ -158,5 +160,7 @@ def _checked(graph: Graph, batches: Iterable[Any]) -> Iterator[Sequence[Tensor]]
                 )
             bad = int((~torch.isfinite(x)).sum())
             if bad:
-                raise DataError(f"input {declared.name}: {bad} of {x.numel()} values are NaN or infinite")
+                raise DataError(
+                    f"input {declared.name}: {bad} of {x.numel()} values are NaN or infinite"
+                )
         yield inputs

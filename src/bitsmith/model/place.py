@@ -12,6 +12,7 @@ Decided from the graph, the target and the recipe alone, before any data is seen
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Literal, final
 
@@ -64,8 +65,16 @@ class Placement:
 
 
 def weighted_layers(graph: Graph) -> list[tuple[str, str]]:
-    """Return ``(name, operator)`` of every layer whose weight a rule can speak of."""
-    return [(n.name, n.op) for n in graph if n.op in _WEIGHTED]
+    """Return ``(name, operator)`` of every layer whose weight a rule can speak of.
+
+    A module that is called several times is one layer, under the name of its first call.
+    """
+    return list(dict.fromkeys((_layer_name(n), n.op) for n in graph if n.op in _WEIGHTED))
+
+
+def _layer_name(node: Node) -> str:
+    again = node.layer and re.fullmatch(rf"{re.escape(node.layer)}_\d+", node.name)
+    return node.layer if again else node.name
 
 
 def place(graph: Graph, target: Target, recipe: Recipe) -> Placement:
@@ -74,7 +83,12 @@ def place(graph: Graph, target: Target, recipe: Recipe) -> Placement:
     Raises:
         RecipeError: a rule of the recipe matches nothing.
     """
-    schemes = recipe.weights(weighted_layers(graph))
+    by_layer = recipe.weights(weighted_layers(graph))
+    schemes = {
+        n.name: by_layer[_layer_name(n)]
+        for n in graph
+        if n.op in _WEIGHTED and _layer_name(n) in by_layer
+    }
     refused = _refusals(graph, target, recipe, schemes)
     wants = _wanting_codes(graph, target, refused)
     outcomes = _outcomes(graph, target, refused, wants)
@@ -136,14 +150,16 @@ def _outcomes(
             kind: Literal["codes", "integer"] = "codes" if node.op in target.moves else "integer"
             outcomes[node.name] = Outcome(kind, kernel)
         else:
-            why = "all its neighbours are float" if node.op in target.moves else "nothing after it needs codes"
+            why = (
+                "all its neighbours are float"
+                if node.op in target.moves
+                else "nothing after it needs codes"
+            )
             outcomes[node.name] = Outcome("float", why)
     return outcomes
 
 
-def _comes_as_codes(
-    graph: Graph, target: Target, node: Node, outcomes: dict[str, Outcome]
-) -> bool:
+def _comes_as_codes(graph: Graph, target: Target, node: Node, outcomes: dict[str, Outcome]) -> bool:
     """Whether every tensor that ``node`` reads is produced as codes (constants aside)."""
     if node.op in ("softmax", "sigmoid", "leaky_relu"):
         return False  # at the end of a model float is free and finer

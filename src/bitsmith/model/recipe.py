@@ -23,7 +23,9 @@ from bitsmith.numbers.scheme import PerChannel, Scheme
 
 __all__ = ["Recipe", "Rule", "make_recipe", "preset_names"]
 
-_GRAMMAR = re.compile(r"W(?P<w>[1-8])(?:G(?P<g>\d+))?(?:A(?P<a>[1-8]))?(?P<d>-dynamic)?(?P<e>-edge8)?")
+_GRAMMAR = re.compile(
+    r"W(?P<w>[1-8])(?:G(?P<g>\d+))?(?:A(?P<a>[1-8]))?(?P<d>-dynamic)?(?P<e>-edge8)?"
+)
 _HELP = "presets read W<bits>[A<bits>][-edge8], for example W8A8 or W4A8-edge8; or give a JSON file"
 
 
@@ -116,16 +118,26 @@ class Recipe:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Recipe:
         """Return the recipe that :meth:`to_json` wrote; unknown keys are an error."""
+        if not isinstance(data, Mapping):
+            raise RecipeError(f"a recipe is a JSON object, not {type(data).__name__}")
         known = {"version", "name", "lane", "rules", "activation", "calibrator", "edge_bits"}
         if unknown := sorted(set(data) - known):
-            raise RecipeError(f"a recipe has no {', '.join(unknown)}; it has {', '.join(sorted(known))}")
+            raise RecipeError(
+                f"a recipe has no {', '.join(unknown)}; it has {', '.join(sorted(known))}"
+            )
+        for key, only in (("version", 1), ("lane", "static")):
+            if data.get(key, only) != only:
+                raise RecipeError(f"recipe {key} {data[key]!r} is not known here; known: {only!r}")
         try:
             rules = tuple(
-                Rule(r["match"], None if r["weight"] is None else Scheme.from_json(r["weight"]))
+                Rule(
+                    _text(r["match"]),
+                    None if r["weight"] is None else Scheme.from_json(r["weight"]),
+                )
                 for r in data["rules"]
             )
             return cls(
-                name=data["name"],
+                name=_text(data["name"]),
                 rules=rules,
                 activation=Scheme.from_json(data["activation"]),
                 calibrator=data.get("calibrator", "mse"),
@@ -133,6 +145,12 @@ class Recipe:
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise RecipeError(f"a recipe needs name, rules and activation: {error!r}") from error
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"a name is text, not {value!r}")
+    return value
 
 
 def weight_scheme(bits: int) -> Scheme:
@@ -177,7 +195,9 @@ def _preset(text: str) -> Recipe:
         raise RecipeError(f"unknown recipe {text!r}{hint} {_HELP}")
     refused = []
     if found["a"] is None or found["d"] or found["g"]:
-        refused.append("weight-only, grouped and dynamic recipes need the module lane, which is not built yet")
+        refused.append(
+            "weight-only, grouped and dynamic recipes need the module lane, which is not built yet"
+        )
     if found["a"] not in (None, "8"):
         refused.append(f"activations of {found['a']} bits: the onnxruntime target runs 8-bit codes")
     if found["w"] == "1":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import http.client
 import os
 import re
 import tempfile
@@ -20,6 +21,8 @@ from bitsmith.zoo.weights import read_pickle, strip_data_parallel
 __all__ = ["cache_folder", "fetch", "find_weights"]
 
 TIMEOUT_SECONDS = 30.0
+#: No published checkpoint of the zoo is larger; an endless reply is cut off.
+MAX_BYTES = 64 << 20
 
 
 def cache_folder() -> Path:
@@ -76,8 +79,8 @@ def fetch(url: str, destination: Path) -> Path:
         raise WeightsError(f"{url} does not carry 8 hex digits of its SHA-256 in its name")
     try:
         with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as reply:
-            data: bytes = reply.read()
-    except (OSError, urllib.error.URLError) as error:
+            data: bytes = reply.read(MAX_BYTES)
+    except (OSError, urllib.error.URLError, http.client.HTTPException) as error:
         raise WeightsError(
             f"cannot download {url}: {error}; put {destination.name} into the folder "
             "BITSMITH_DATA or pass a file with --weights"

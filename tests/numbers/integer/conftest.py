@@ -1,17 +1,10 @@
-"""Makes ``tests/emulate`` importable as ``emulate`` and names the machines to test on."""
+"""The machines to test on: this one, and the same one as an older processor."""
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
 
-TESTS = str(Path(__file__).parents[2])
-if TESTS not in sys.path:
-    sys.path.insert(0, TESTS)
-
-from emulate.machine import PROFILES, emulation_available  # noqa: E402
+from emulate.machine import PROFILES, emulation_available
 
 
 @pytest.fixture(params=["native", *PROFILES])

@@ -6,11 +6,12 @@ int16, 255·129 does not; see :mod:`bitsmith.numbers.integer.saturate`). Halving
 every weight does it and costs a whole bit. Here each output channel keeps the largest range
 that pays: for every scale between the full range and the one where no pair is too large, the
 pairs that are too large are brought back to the bound in the cheapest way, and the scale with the
-least squared error wins.
+least squared error wins; the half ranges are among the candidates, so it is never worse.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, final
 
@@ -62,11 +63,11 @@ class PairBound(Rounding, name="pair-bound"):
         # The scale at which the largest pair is at the bound without help.
         safe = torch.maximum(start, _largest_pair(rows, self.order) / (limit - 1))
         best_codes, best_scale = self._codes(rows, safe, scheme), safe
-        best_error = _row_error(rows, best_codes, safe)
-        for step in range(_CANDIDATES):
-            scale = start * (safe / start) ** (step / _CANDIDATES)
+        unit = rows / start  # squares of tiny weights would vanish
+        best_error = _row_error(unit, best_codes, safe / start)
+        for scale in _scales(rows, start, safe):
             codes = self._codes(rows, scale, scheme)
-            error = _row_error(rows, codes, scale)
+            error = _row_error(unit, codes, scale / start)
             better = error < best_error
             best_error = torch.where(better, error, best_error)
             best_codes = torch.where(better, codes, best_codes)
@@ -90,6 +91,18 @@ class PairBound(Rounding, name="pair-bound"):
             moved = rows.reshape(shape[0], *shape[2:], shape[1])
             return moved.movedim(-1, 1).contiguous()
         return rows.reshape(shape)
+
+
+def _scales(rows: Tensor, start: Tensor, safe: Tensor) -> Iterator[Tensor]:
+    """The scales to try: from the full range to where no pair is too large, and the half ranges.
+
+    The half ranges, ±64 and ±63, are tried so that the result is never worse than they are.
+    """
+    for step in range(_CANDIDATES):
+        yield start * (safe / start) ** (step / _CANDIDATES)
+    largest = rows.abs().amax(1, keepdim=True)
+    for top in (PAIR_LIMIT // 2, PAIR_LIMIT // 2 - 1):
+        yield torch.maximum(start, largest / top)
 
 
 def _even(rows: Tensor) -> Tensor:

@@ -6,7 +6,6 @@ none. The captured graph is run on the example and must give what the module giv
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,6 +15,7 @@ from torch.export import Dim, ExportedProgram
 
 from bitsmith.errors import CaptureError, DataError
 from bitsmith.model.graph.build import Builder
+from bitsmith.model.graph.explain import explain, forward_line
 from bitsmith.model.graph.ir import Graph
 from bitsmith.model.graph.operators import run_float
 
@@ -38,22 +38,27 @@ def capture(model: nn.Module, example: Tensor | Sequence[Tensor], *, check: bool
         CaptureError: tracing failed (with the source line and a remedy), the batch is not free,
             or the graph does not compute what the module computes.
     """
+    _check_precision(model)
     inputs = [example] if isinstance(example, Tensor) else list(example)
     inputs = [torch.cat([x, x]) if x.shape[0] == 1 else x for x in inputs]
-    training = model.training
+    modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
         with torch.no_grad():
-            try:
-                expected = model(*inputs)
+            try:  # on copies: a model may change its input in place
+                expected = model(*(x.clone() for x in inputs))
             except Exception as error:
                 shapes = ", ".join(str(list(x.shape)) for x in inputs)
-                raise DataError(f"the model does not accept input of shape {shapes}: {error}") from error
+                raise DataError(
+                    f"the model does not accept input of shape {shapes}: {error}"
+                ) from error
+            _check_outputs(model, expected)
             graph = from_exported(_export(model, inputs))
             if check:
                 _check(graph, inputs, expected)
     finally:
-        model.train(training)
+        for module, mode in modes.items():
+            module.training = mode
     return graph
 
 
@@ -67,42 +72,37 @@ def _export(model: nn.Module, inputs: Sequence[Tensor]) -> ExportedProgram:
     try:
         return torch.export.export(model, tuple(inputs), dynamic_shapes=shapes)
     except Exception as error:  # torch.export raises many types, none of them documented
-        raise CaptureError(_explain(model, error)) from error
+        raise CaptureError(explain(model, inputs, error)) from error
 
 
-def _explain(model: nn.Module, error: Exception) -> str:
-    text = str(error)
-    where = _user_line(text, error)
-    if "specialized" in text or "Constraints violated" in text:
-        remedy = (
-            "the batch size is baked into the model; use x.shape[0], flatten or -1 "
-            "instead of a number"
+def _check_precision(model: nn.Module) -> None:
+    other = [
+        f"{name} ({str(p.dtype).removeprefix('torch.')})"
+        for name, p in model.named_parameters()
+        if p.is_floating_point() and p.dtype != torch.float32
+    ]
+    if other:
+        shown = ", ".join(other[:8]) + (f" and {len(other) - 8} more" if len(other) > 8 else "")
+        raise CaptureError(
+            f"{type(model).__name__} is not in float32: {shown}\n  what to do: call model.float() "
+            "first; integers are rounded from float32"
         )
-    elif "data-dependent" in text.lower() or "Data-dependent" in text or "GuardOnDataDependent" in text:
-        remedy = (
-            "control flow depends on the values of a tensor; use torch.where or torch.cond, "
-            "or quantize with a weight-only recipe (W8, W4G64), which needs no tracing"
-        )
-    else:
-        remedy = (
-            "rewrite that line with operators torch.export can trace, or quantize with a "
-            "weight-only recipe (W8, W4G64), which needs no tracing"
-        )
-    first = next((line for line in text.splitlines() if line.strip()), type(error).__name__)
-    return f"{type(model).__name__} cannot be captured{where}: {first.strip()}\n  what to do: {remedy}"
 
 
-def _user_line(text: str, error: Exception) -> str:
-    """Return `` at file:line (code)`` of the innermost frame outside PyTorch."""
-    found = re.findall(r'File "([^"]+)", line (\d+), in [^\n]+\n\s*([^\n]*)', text)
-    traceback = error.__traceback__
-    while traceback is not None:
-        code = traceback.tb_frame.f_code
-        found.append((code.co_filename, str(traceback.tb_lineno), code.co_name))
-        traceback = traceback.tb_next
-    ours = [f for f in found if "/torch/" not in f[0] and "/bitsmith/model/graph/" not in f[0]]
-    ours = [f for f in ours if not f[0].startswith("<")]
-    return f" at {ours[0][0]}:{ours[0][1]} ({ours[0][2].strip()})" if ours else ""
+def _check_outputs(model: nn.Module, outputs: Any) -> None:
+    """Every output is a tensor whose first axis is the batch."""
+    parts = list(outputs) if isinstance(outputs, tuple | list) else [outputs]
+    if parts and all(isinstance(p, Tensor) and p.dim() > 0 for p in parts):
+        return
+    kinds = ", ".join(
+        f"{type(p).__name__} of no axes" if isinstance(p, Tensor) else type(p).__name__
+        for p in parts
+    )
+    raise CaptureError(
+        f"{type(model).__name__} cannot be captured{forward_line(model)}: it returns "
+        f"{kinds or 'nothing'}\n  what to do: return a tensor [batch, …] or a tuple of them, for "
+        "example from a small module around this one"
+    )
 
 
 def _check(graph: Graph, inputs: Sequence[Tensor], expected: Any) -> None:
@@ -113,6 +113,6 @@ def _check(graph: Graph, inputs: Sequence[Tensor], expected: Any) -> None:
         scale = float(b.abs().max()) if b.numel() else 0.0
         if not worst <= TOLERANCE * max(scale, 1.0):
             raise CaptureError(
-                f"the captured graph differs from the model at output {name}: {worst:.3g} on values "
-                f"up to {scale:.3g}; the model may be random or keep state between calls"
+                f"the captured graph differs from the model at output {name}: {worst:.3g} on "
+                f"values up to {scale:.3g}; the model may be random or keep state between calls"
             )

@@ -168,7 +168,9 @@ def means_to_pools(graph: Graph) -> Graph:
             if node.attrs["keepdim"]:
                 node = node.with_(op="global_avg_pool", attrs={})
             else:
-                pool = node.with_(name=f"{node.name}.pool", op="global_avg_pool", attrs={}, shape=shape)
+                pool = node.with_(
+                    name=f"{node.name}.pool", op="global_avg_pool", attrs={}, shape=shape
+                )
                 nodes.append(pool)
                 attrs = {"shape": list(node.shape)}
                 node = node.with_(op="reshape", inputs=(pool.name,), attrs=attrs)
@@ -248,7 +250,10 @@ def _only_reader(graph: Graph, tensor: str, reader: Node) -> bool:
 
 def _with_params(node: Node, weight: Tensor, bias: Tensor, params: dict[str, Tensor]) -> Node:
     """Give ``node`` its own folded weight and bias, float32, under fresh names."""
-    names: dict[str, Any] = {"weight": f"{node.name}.folded_weight", "bias": f"{node.name}.folded_bias"}
+    names: dict[str, Any] = {
+        "weight": f"{node.name}.folded_weight",
+        "bias": f"{node.name}.folded_bias",
+    }
     params[names["weight"]] = weight.float().contiguous()
     params[names["bias"]] = bias.float().contiguous()
     return node.with_(params=names)

@@ -9,7 +9,7 @@ as ``aten`` and stays float.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, final
 
 __all__ = ["LOWERINGS", "Call", "Lowered"]
@@ -111,12 +111,8 @@ def _matmul(call: Call) -> Lowered | None:
 def _batch_norm(call: Call) -> Lowered | None:
     if call.args.get("training") or call.args.get("running_mean") is None:
         return None
-    params = _present(
-        call, weight="weight", bias="bias", mean="running_mean", var="running_var"
-    )
+    params = _present(call, weight="weight", bias="bias", mean="running_mean", var="running_var")
     return Lowered("batch_norm", ["input"], {"eps": call.args["eps"]}, params)
-
-
 
 
 def _binary_for(op: str) -> Lowering:
@@ -128,8 +124,18 @@ def _binary_for(op: str) -> Lowering:
     return lower
 
 
-for _op in ("add", "sub", "mul", "div"):
-    LOWERINGS[_op] = _binary_for(_op)
+_BINARY = {
+    "add": "add",
+    "sub": "sub",
+    "subtract": "sub",
+    "mul": "mul",
+    "multiply": "mul",
+    "div": "div",
+    "divide": "div",
+    "true_divide": "div",
+}
+for _name, _op in _BINARY.items():
+    LOWERINGS[_name] = _binary_for(_op)
 
 
 @_lowers("relu")
@@ -148,12 +154,15 @@ def _hardtanh(call: Call) -> Lowered:
     return Lowered("clamp", attrs={"low": float(low), "high": float(high)})
 
 
-@_lowers("clamp", "clamp_min", "clamp_max")
+@_lowers("clamp", "clip", "clamp_min", "clamp_max")
 def _clamp(call: Call) -> Lowered | None:
     low, high = call.args.get("min"), call.args.get("max")
     if not all(v is None or isinstance(v, int | float) for v in (low, high)):
         return None
-    attrs = {"low": None if low is None else float(low), "high": None if high is None else float(high)}
+    attrs = {
+        "low": None if low is None else float(low),
+        "high": None if high is None else float(high),
+    }
     return Lowered("clamp", attrs=attrs)
 
 
@@ -181,7 +190,7 @@ def _layer_norm(call: Call) -> Lowered:
     return Lowered("layer_norm", ["input"], attrs, _present(call, weight="weight", bias="bias"))
 
 
-@_lowers("cat", "concat")
+@_lowers("cat", "concat", "concatenate")
 def _concat(call: Call) -> Lowered:
     return Lowered("concat", ["tensors"], {"axis": call.args.get("dim", 0) % len(call.shape)})
 
@@ -250,7 +259,13 @@ def _permute(call: Call) -> Lowered:
     return Lowered("transpose", attrs={"perm": [d % rank for d in call.args["dims"]]})
 
 
-@_lowers("transpose")
+@_lowers("swapaxes")
+def _swapaxes(call: Call) -> Lowered:
+    renamed = {**call.args, "dim0": call.args["axis0"], "dim1": call.args["axis1"]}
+    return _transpose(replace(call, args=renamed))
+
+
+@_lowers("transpose", "swapdims")
 def _transpose(call: Call) -> Lowered:
     rank = len(call.shape)
     perm = list(range(rank))

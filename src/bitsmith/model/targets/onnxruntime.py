@@ -67,7 +67,8 @@ class OnnxRuntime(Target, name="onnxruntime"):
     machines: ClassVar[Mapping[str, str]] = {
         "any": "ONNX Runtime on every x86 and ARM: no pair of neighbouring products (kernel, input "
         "channel order) can saturate 16 bits",
-        "vnni": "CPUs with exact u8·s8 products (VNNI, AMX, ARM dot product); may saturate elsewhere",
+        "vnni": "CPUs with exact u8·s8 products (VNNI, AMX, ARM dot product); may saturate "
+        "elsewhere",
         "any-order": "any runtime that adds u8·s8 products in pairs, in whatever layout",
     }
 

@@ -19,7 +19,6 @@ import onnx
 import torch
 from onnx import numpy_helper
 
-import bitsmith
 from bitsmith.deploy.export import Exporter
 from bitsmith.deploy.export.onnx.model_writer import write_graph, write_model
 from bitsmith.deploy.export.onnx.operators import untranslatable
@@ -30,6 +29,7 @@ from bitsmith.model.quantized import QuantizedModel
 from bitsmith.model.simulate import Program
 from bitsmith.numbers.qtensor import QTensor
 from bitsmith.numbers.scheme import Scheme
+from bitsmith.version import __version__
 
 __all__ = ["Onnx", "replace_atomically", "write_float"]
 
@@ -109,6 +109,6 @@ def write_float(graph: Graph, path: Path) -> None:
         for n in graph
     }
     proto = write_graph(
-        Program(graph, outcomes, {}, {}), {"bitsmith.version": bitsmith.__version__}
+        Program(graph, outcomes, {}, {}), {"bitsmith.version": __version__}
     )
     replace_atomically(path, proto.SerializeToString())

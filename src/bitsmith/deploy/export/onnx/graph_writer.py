@@ -36,6 +36,7 @@ class GraphWriter:
         self._codes: dict[str, str] = {}
         self._reals: dict[str, str] = {}
         self._rounded: dict[str, str] = {}
+        self._undetected: set[str] = set()
         self._parameters: dict[Encoding, tuple[str, str]] = {}
 
     def put_real(self, tensor: str) -> None:
@@ -56,6 +57,27 @@ class GraphWriter:
     def real(self, tensor: str) -> str:
         """Return the name of the real values of ``tensor``, dequantizing it where needed."""
         return self._reals[tensor] if tensor in self._reals else self.rounded(tensor)
+
+    def real_undetected(self, tensor: str) -> str:
+        """Return the name of the real values of ``tensor``, never made by a DequantizeLinear.
+
+        ONNX Runtime (WeightBiasQuantization, on by default) rounds the weight of a Conv,
+        ConvTranspose or Gemm between a DequantizeLinear and a QuantizeLinear to 8 bits, one scale
+        for the whole tensor. A layer that is to stay float therefore reads codes that were made
+        real by Cast, Sub and Mul, which give the same values.
+        """
+        if tensor in self._reals:
+            return self._reals[tensor]
+        name = f"{tensor}.real_values"
+        if name not in self._undetected:
+            encoding = self.program.encodings[tensor]
+            real = self.add("Cast", [self.codes(tensor)], f"{name}.codes", to=TensorProto.FLOAT)
+            if encoding.zero_point:
+                zero = self.constant(f"{name}.zero", encoding.zero_point, np.float32)
+                real = self.add("Sub", [real, zero], f"{name}.centred")
+            step = self.constant(f"{name}.scale", encoding.scale, np.float32)
+            self._undetected.add(self.add("Mul", [real, step], name))
+        return name
 
     def is_real(self, tensor: str) -> bool:
         """Whether ``tensor`` is computed in float."""

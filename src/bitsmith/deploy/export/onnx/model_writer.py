@@ -9,25 +9,25 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
-from onnx import TensorProto, helper
+from onnx import helper
 
-import bitsmith
+from bitsmith.deploy.export.onnx.foreign import OPSET, element_type, emit_foreign
 from bitsmith.deploy.export.onnx.graph_writer import ELEMENT_TYPES, GraphWriter, code_name
 from bitsmith.deploy.export.onnx.operators import EMITTERS, Emission
 from bitsmith.model.graph.ir import Node
 from bitsmith.model.quantized import QuantizedModel
 from bitsmith.model.simulate import Program, code_bounds, pad_code
+from bitsmith.version import __version__
 
 __all__ = ["IR_VERSION", "OPSET", "write_graph", "write_model"]
 
-OPSET = 21
 IR_VERSION = 10
 
 
 def write_model(model: QuantizedModel, metadata: dict[str, str]) -> onnx.ModelProto:
     """Return ``model`` in QDQ form, with its recipe and provenance in the metadata."""
     described = {
-        "bitsmith.version": bitsmith.__version__,
+        "bitsmith.version": __version__,
         "bitsmith.recipe": json.dumps(model.recipe.to_json()),
         "bitsmith.target": model.target,
         "bitsmith.machine": model.machine,
@@ -70,7 +70,7 @@ def write_graph(program: Program, metadata: dict[str, str]) -> onnx.ModelProto:
         opset_imports=[helper.make_opsetid("", OPSET)],
         ir_version=IR_VERSION,
         producer_name="bitsmith",
-        producer_version=bitsmith.__version__,
+        producer_version=__version__,
     )
     helper.set_model_props(model, metadata)
     return model
@@ -81,7 +81,7 @@ def _dynamic(shape: tuple[int, ...]) -> list[int | str]:
 
 
 def _output(writer: GraphWriter, name: str) -> onnx.ValueInfoProto:
-    """A graph output, float, under the tensor's own name (an input handed through gets another)."""
+    """A graph output, real, under the tensor's own name (an input handed through gets another)."""
     output = name
     if writer.program.graph.node(name) is None:
         output = writer.add("Identity", [name], f"{name}.output")
@@ -90,7 +90,7 @@ def _output(writer: GraphWriter, name: str) -> onnx.ValueInfoProto:
     shape = writer.program.graph.shape(name)
     # A later −1 may be a multiple of the batch; only the first axis is named.
     dims = [("batch" if i == 0 else None) if s == -1 else s for i, s in enumerate(shape)]
-    return helper.make_tensor_value_info(output, TensorProto.FLOAT, dims)
+    return helper.make_tensor_value_info(output, element_type(writer.program.graph, name), dims)
 
 
 def _write(writer: GraphWriter, node: Node) -> None:
@@ -102,12 +102,18 @@ def _write(writer: GraphWriter, node: Node) -> None:
         writer.put_codes(node.name)
     elif outcome.kind == "integer":
         _write_integer(writer, node, outcome.float_output)
+    elif node.op == "aten":
+        # Its translation may hold a Conv or a Gemm: see real_undetected.
+        emit_foreign(writer, node, [writer.real_undetected(i) for i in node.inputs], node.name)
+        writer.put_real(node.name)
     else:
         params = {
             role: writer.constant(name, writer.program.graph.params[name])
             for role, name in node.params.items()
         }
-        _write_clamped(writer, node, [writer.real(i) for i in node.inputs], params)
+        # ONNX Runtime quantizes the weight of a float layer that sits between codes, per tensor.
+        read = writer.real_undetected if "weight" in params else writer.real
+        _write_clamped(writer, node, [read(i) for i in node.inputs], params)
 
 
 def _write_constant(writer: GraphWriter, node: Node) -> None:
@@ -140,15 +146,18 @@ def _write_real(
 def _write_clamped(
     writer: GraphWriter, node: Node, inputs: list[str], params: dict[str, str]
 ) -> None:
-    """Write ``node`` in float under its own name, with its fused clamp as a Clip."""
+    """Write ``node`` in float under its own name, with its fused clamp as a Relu or Clip."""
     activation = node.attrs.get("activation")
     if activation is None:
         _write_real(writer, node, inputs, params, node.name)
     else:
         raw = f"{node.name}.unclamped"
         _write_real(writer, node, inputs, params, raw)
-        clip = Emission(node, [raw], {}, node.name, bounds=_float32(activation))
-        EMITTERS["clamp"](writer, clip)
+        if list(activation) == [0.0, None]:  # Relu, which runtimes fuse in float too
+            EMITTERS["relu"](writer, Emission(node, [raw], {}, node.name))
+        else:
+            clip = Emission(node, [raw], {}, node.name, bounds=_float32(activation))
+            EMITTERS["clamp"](writer, clip)
     writer.put_real(node.name)
 
 

@@ -12,6 +12,7 @@ from typing import Any, final
 
 import numpy as np
 
+from bitsmith.deploy.export.onnx.foreign import untranslatable_calls
 from bitsmith.deploy.export.onnx.graph_writer import GraphWriter
 from bitsmith.model.graph.ir import Graph, Node
 
@@ -225,11 +226,10 @@ EMITTERS: dict[str, Emitter] = {
 
 def untranslatable(graph: Graph) -> list[str]:
     """Return a line for every node without an ONNX form here."""
-    lines = []
+    lines = untranslatable_calls(graph)
     for node in graph:
-        if node.op not in EMITTERS and node.op != "constant":
-            what = node.attrs["target"] if node.op == "aten" else node.op
-            lines.append(f"{node.name}: {what} at {node.source} has no ONNX form in bitsmith")
+        if node.op not in EMITTERS and node.op not in ("constant", "aten"):
+            lines.append(f"{node.name}: {node.op} at {node.source} has no ONNX form in bitsmith")
         elif node.op == "batch_norm" and not {"weight", "bias"} <= set(node.params):
             lines.append(f"{node.name}: batch norm without weight and bias at {node.source}")
     return lines

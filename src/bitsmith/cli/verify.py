@@ -1,0 +1,69 @@
+"""``bitsmith verify``: does the file compute what the simulation computes, on the real runtime?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bitsmith.cli.options import BatchSize, Data, Json, Runtime, Seed, Threads
+from bitsmith.cli.output import Output, json_path, progress
+from bitsmith.cli.samples import check_inputs, data_name, test_split
+from bitsmith.cli.staging import Staging
+from bitsmith.cli.tables import verification_tables
+from bitsmith.errors import CheckFailedError
+
+__all__ = ["verify"]
+
+
+def verify(
+    artefact: Annotated[
+        Path,
+        typer.Argument(metavar="ARTEFACT", help="An .onnx file with its .onnx.bitsmith folder."),
+    ],
+    data: Data = None,
+    split: Annotated[str | None, typer.Option(help="Default: test.", show_default=False)] = None,
+    samples: Annotated[int, typer.Option(min=1, help="Inputs to compare.")] = 256,
+    batch_size: BatchSize = 64,
+    seed: Seed = 0,
+    runtime: Runtime = "onnxruntime",
+    threads: Threads = None,
+    json: Json = None,
+) -> None:
+    """Compare the file with its simulation, tensor by tensor; exit code 1 if they differ.
+
+    With --runtime openvino, which rounds in its own way, a code may be off by one where a value
+    lies between two codes; anything more fails there too.
+    """
+    output = Output("verify", json)
+    with Staging([json_path(json)]) as staging:
+        from bitsmith.deploy.runtimes import runtimes
+        from bitsmith.deploy.verify import verify as compare
+        from bitsmith.insight.records import quantized_keys, verification_records
+        from bitsmith.insight.subject import simulation_folder
+        from bitsmith.model.store import load
+
+        runtimes[runtime]
+        model = load(simulation_folder(artefact))
+        chosen = test_split(data_name(data, model.provenance.get("dataset")), split)
+        check_inputs(model, chosen)
+        count = min(samples, chosen.n)
+        batches = chosen.batches(batch_size, limit=count, seed=seed)
+        with progress("verifying", count) as advance:
+            found = compare(
+                model, artefact, batches, runtime=runtime, samples=count,
+                threads=threads, advance=advance,
+            )  # fmt: skip
+        verification_tables(output, found)
+        keys = quantized_keys(model) | {
+            "dataset": chosen.dataset,
+            "split": chosen.name,
+            "data_sha256": chosen.sha256,
+            "seed": seed,
+        }
+        output.json(verification_records(found, keys), staging)
+    if not found.passed:
+        raise CheckFailedError(
+            f"{artefact} does not hold on {runtime}: {'; '.join(found.failures)}"
+        )

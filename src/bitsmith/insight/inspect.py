@@ -1,0 +1,238 @@
+"""What a network is made of and how hard it is to quantize, before anything is quantized."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+
+from bitsmith.errors import WeightsError
+from bitsmith.insight.measure import Record
+from bitsmith.model.graph import Graph, capture, simplify
+from bitsmith.model.graph.macs import macs_by_node
+from bitsmith.model.place import place
+from bitsmith.model.quantized import CoverageRow
+from bitsmith.model.recipe import make_recipe
+from bitsmith.model.targets import make_target
+from bitsmith.numbers import PerChannel, Scheme, integer_format, quantize
+
+__all__ = ["BITS", "Inspection", "WeightFacts", "inspect", "inspect_records", "weight_facts"]
+
+#: Bit widths at which nearest rounding is tried.
+BITS = (8, 4, 2)
+#: Bit widths of the formats whose size is told.
+FORMATS = {"float32": 32, "float16": 16, "int8": 8, "int4": 4}
+
+
+@final
+@dataclass(frozen=True)
+class WeightFacts:
+    """One weight: a parameter with at least two axes.
+
+    Attributes:
+        layer: the layer's name, or that of the parameter.
+        op: operator, or ``parameter`` where the model could not be captured.
+        shape: of the weight.
+        parameters: numbers in it.
+        low, high: smallest and largest value.
+        outlier: ``max|w| / std(w)``: about 4 for a normal distribution of 10,000 values; large
+            where a few values set the scale of all.
+        kurtosis: ``mean((w − mean)⁴) / var²``: 3 for a normal distribution; 0 for a constant.
+        mae: bits → mean ``|w − ŵ|`` of nearest rounding, symmetric per output channel.
+        relative: bits → the same divided by mean ``|w|``.
+    """
+
+    layer: str
+    op: str
+    shape: tuple[int, ...]
+    parameters: int
+    low: float
+    high: float
+    outlier: float
+    kurtosis: float
+    mae: dict[int, float]
+    relative: dict[int, float]
+
+
+@final
+@dataclass(frozen=True)
+class Inspection:
+    """A network at rest.
+
+    Attributes:
+        parameters: trainable numbers.
+        bytes: format → bytes, with all weights in it (see :func:`format_bytes`).
+        weights: one entry per weight, batch norms folded in where the model could be captured.
+        coverage: what a recipe would do to each operator; empty when not captured.
+        why_not: why it is empty.
+    """
+
+    parameters: int
+    bytes: dict[str, int]
+    weights: list[WeightFacts]
+    coverage: list[CoverageRow] = field(default_factory=list)
+    why_not: str = ""
+
+
+def inspect(
+    module: nn.Module,
+    example: Tensor | None,
+    *,
+    recipe: str = "W8A8",
+    target: str = "onnxruntime",
+) -> Inspection:
+    """Return what ``module`` is made of, and what ``recipe`` would do to it on ``target``.
+
+    Args:
+        module: in evaluation mode.
+        example: a batch to capture it with; its values do not matter. None: only parameters.
+        recipe, target: see the fields of :class:`Inspection`.
+
+    Raises:
+        WeightsError: parameters that are NaN or infinite; all are listed.
+        CaptureError: the model cannot be traced with ``example``.
+    """
+    _check_finite(module)
+    count = sum(p.numel() for p in module.parameters())
+    sizes = format_bytes(module)
+    if example is None:
+        named = ((n, "parameter", p.detach()) for n, p in module.named_parameters())
+        facts = [weight_facts(n, op, w) for n, op, w in named if w.dim() >= 2]
+        return Inspection(count, sizes, facts, why_not="no example of the input is known")
+    graph = simplify(capture(module, example))
+    facts = [weight_facts(n, op, w) for n, op, w in _graph_weights(graph)]
+    return Inspection(count, sizes, facts, _coverage(graph, recipe, target))
+
+
+def weight_facts(layer: str, op: str, weight: Tensor) -> WeightFacts:
+    """Return the facts about one weight with at least two axes.
+
+    >>> facts = weight_facts("a", "linear", torch.tensor([[1.0, -1.0], [1.0, -1.0]]))
+    >>> facts.outlier, facts.kurtosis, facts.mae[8]
+    (1.0, 1.0, 0.0)
+    """
+    w = weight.detach().to(torch.float32)
+    wide = w.double()
+    centred = wide - wide.mean()
+    variance = float(centred.square().mean())
+    std = variance**0.5
+    axis = 1 if op == "conv_transpose" else 0
+    mae = {bits: _rounding_error(w, bits, axis) for bits in BITS}
+    size = float(wide.abs().mean())
+    return WeightFacts(
+        layer=layer,
+        op=op,
+        shape=tuple(w.shape),
+        parameters=w.numel(),
+        low=float(w.min()),
+        high=float(w.max()),
+        outlier=float(w.abs().max()) / std if std else 0.0,
+        kurtosis=float(centred.pow(4).mean()) / variance**2 if variance else 0.0,
+        mae=mae,
+        relative={bits: error / size if size else 0.0 for bits, error in mae.items()},
+    )
+
+
+def format_bytes(module: nn.Module) -> dict[str, int]:
+    """Return format → bytes of the parameters when the weights are stored in it.
+
+    Weights are parameters with at least two axes. In an integer format they come with one
+    float32 scale per output channel, and everything else (biases, norms) stays float32; in
+    float16 everything is float16.
+
+    >>> format_bytes(nn.Linear(100, 10))
+    {'float32': 4040, 'float16': 2020, 'int8': 1080, 'int4': 580}
+    """
+    tensors = list(module.parameters())
+    found = {}
+    for name, bits in FORMATS.items():
+        if bits >= 16:
+            found[name] = sum(p.numel() for p in tensors) * bits // 8
+            continue
+        weights = [p for p in tensors if p.dim() >= 2]
+        codes = sum(-(-p.numel() * bits // 8) + 4 * p.shape[0] for p in weights)
+        found[name] = codes + 4 * sum(p.numel() for p in tensors if p.dim() < 2)
+    return found
+
+
+def inspect_records(found: Inspection, keys: dict[str, Any]) -> list[Record]:
+    """Return the sizes, one record per measure of each weight, and the coverage."""
+    records = [
+        Record(
+            **keys,
+            metric="parameters",
+            value=found.parameters,
+            weight_bits=FORMATS[name],
+            bytes=size,
+        )
+        for name, size in found.bytes.items()
+    ]
+    for w in found.weights:
+        own = {**keys, "layer": w.layer, "op": w.op, "n": w.parameters}
+        measures = {
+            "low": w.low,
+            "high": w.high,
+            "absmax_over_std": w.outlier,
+            "kurtosis": w.kurtosis,
+        }
+        records += [Record(**own, metric=metric, value=value) for metric, value in measures.items()]
+        records += [
+            Record(
+                **own,
+                metric="mae",
+                value=error,
+                weight_bits=bits,
+                granularity="per-channel",
+                algorithm="nearest",
+            )
+            for bits, error in w.mae.items()
+        ]
+    for row in found.coverage:
+        own = {"layer": row.layer, "op": row.op, "outcome": row.outcome, "reason": row.reason}
+        records.append(Record(**{**keys, **own, "macs_share": row.macs_share}))
+    return records
+
+
+def _rounding_error(weight: Tensor, bits: int, axis: int) -> float:
+    scheme = Scheme(integer_format(bits, signed=True), granularity=PerChannel(axis))
+    return float((quantize(weight, scheme).dequantize() - weight).double().abs().mean())
+
+
+def _graph_weights(graph: Graph) -> Iterator[tuple[str, str, Tensor]]:
+    for node in graph:
+        weight = graph.param(node, "weight")
+        if weight is not None and weight.dim() >= 2:
+            yield node.name, node.op, weight
+
+
+def _coverage(graph: Graph, recipe: str, target: str) -> list[CoverageRow]:
+    outcomes = place(graph, make_target(target), make_recipe(recipe)).outcomes
+    macs = macs_by_node(graph)
+    total = sum(macs.values()) or 1
+    return [
+        CoverageRow(
+            n.name,
+            n.op,
+            outcomes[n.name].kind,
+            outcomes[n.name].reason
+            + (" with float output" if outcomes[n.name].float_output else ""),
+            macs[n.name] / total,
+            None,
+        )
+        for n in graph
+        if outcomes[n.name].kind != "constant"
+    ]
+
+
+def _check_finite(module: nn.Module) -> None:
+    bad = _not_finite([*module.named_parameters(), *module.named_buffers()])
+    if bad:
+        raise WeightsError(f"weights are NaN or infinite: {', '.join(bad)}")
+
+
+def _not_finite(named: Iterable[tuple[str, Tensor]]) -> list[str]:
+    counts = {n: int((~torch.isfinite(p)).sum()) for n, p in named if p.is_floating_point()}
+    return [f"{name} ({count})" for name, count in counts.items() if count]

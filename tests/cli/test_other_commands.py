@@ -1,0 +1,118 @@
+"""``demo``, ``inspect``, ``list`` and the program itself."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+
+import bitsmith
+from bitsmith.cli.app import app
+
+COMMANDS = ["demo", "quantize", "verify", "evaluate", "inspect", "list"]
+
+
+def test_offers_exactly_what_exists(run):
+    assert [c.name for c in app.registered_commands] == COMMANDS
+    for command in COMMANDS:
+        ran = run(command, "--help")
+        assert ran.code == 0
+        assert "--json" in re.sub(r"\x1b\[[0-9;]*m", "", ran.out)
+
+
+def test_version_and_help(run):
+    assert run("--version").out == f"bitsmith {bitsmith.__version__}\n"
+    ran = run()
+    assert ran.code == 2
+    assert "quantize" in ran.out + ran.err
+    assert "Traceback" not in ran.err
+
+
+def test_runs_as_a_module():
+    done = subprocess.run(
+        [sys.executable, "-m", "bitsmith", "list", "runtimes"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0
+    assert "onnxruntime" in done.stdout
+
+
+def test_a_reader_that_goes_away_is_no_traceback():
+    command = f"{sys.executable} -m bitsmith list recipes --json - | head -c 1"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("kind", "names"),
+    [
+        ("formats", ["int8", "uint1"]),
+        ("calibrators", ["mse", "percentile", "minmax"]),
+        ("algorithms", ["nearest", "pair-bound"]),
+        ("targets", ["onnxruntime"]),
+        ("exporters", ["onnx"]),
+        ("recipes", ["W8A8", "W4A8-edge8"]),
+        ("datasets", ["digits", "moons", "mnist", "fashion-mnist", "cifar10"]),
+        ("models", ["digits-cnn", "mlp", "mnist-cnn", "cifar-resnet20"]),
+        ("runtimes", ["onnxruntime", "openvino"]),
+    ],
+)
+def test_list(run, kind, names):
+    ran = run("list", kind, "--json", "-")
+    assert ran.code == 0
+    values = {value for record in ran.json["records"] for value in record.values()}
+    assert set(names) <= values
+    assert all(len(record["reason"]) > 5 for record in ran.json["records"])
+
+
+def test_list_has_nothing_of_what_does_not_exist(run):
+    assert run("list", "studies").code == 2
+
+
+def test_inspect_a_zoo_model_with_random_weights(run):
+    ran = run("inspect", "mnist-cnn", "--json", "-")
+    assert ran.code == 0
+    assert "random" in ran.err
+    sizes = {r["weight_bits"]: r["bytes"] for r in ran.json["records"] if "bytes" in r}
+    assert sizes[32] == 4 * 1_199_882
+    assert sizes[16] == 2 * 1_199_882
+    assert sizes[8] < 0.26 * sizes[32]
+    outcomes = {r["layer"]: r["outcome"] for r in ran.json["records"] if "outcome" in r}
+    assert outcomes["conv1"] == "integer"
+
+
+def test_inspect_a_model_of_ones_own(run, small_model, weights):
+    without = run("inspect", small_model, "--weights", weights)
+    assert without.code == 0
+    assert "pass --data" in without.out
+    ran = run("inspect", small_model, "--weights", weights, "--data", "digits")
+    assert ran.code == 0
+    assert "QLinearConv" in ran.out
+    assert "100.00 %" not in ran.out  # no single layer does all the work
+
+
+def test_demo(run, tmp_path):
+    ran = run("demo", "--quick", "--out", tmp_path / "demo", "--json", tmp_path / "d.json")
+    assert ran.code == 0, ran.err
+    assert sorted(p.name for p in (tmp_path / "demo").iterdir()) == [
+        "digits-cnn-w8a8.onnx",
+        "digits-cnn-w8a8.onnx.bitsmith",
+        "report.html",
+    ]
+    assert "0 of" in ran.out
+    assert "10 of 10 operators ran in integers" in ran.out
+    share = re.search(r"accuracy\s+([\d.]+) % in float32, ([\d.]+) %", ran.out)
+    assert share is not None
+    assert float(share[1]) > 95
+    assert abs(float(share[1]) - float(share[2])) < 1.5
+
+
+def test_demo_interrupted_leaves_no_folder(run, tmp_path, monkeypatch):
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("bitsmith.model.train.fit", interrupted)
+    assert run("demo", "--out", tmp_path / "demo").code == 130
+    assert not (tmp_path / "demo").exists()

@@ -1,0 +1,118 @@
+"""Recipes: the grammar of presets, rules in order, JSON both ways."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from bitsmith.errors import RecipeError, UnknownNameError
+from bitsmith.model.recipe import Recipe, Rule, make_recipe, preset_names
+from bitsmith.numbers.formats.integer import integer_format
+from bitsmith.numbers.scheme import PerChannel
+
+LAYERS = [("stem", "conv"), ("body.0", "conv"), ("body.1", "conv"), ("head", "linear")]
+
+
+def bits(recipe: Recipe, layers: list[tuple[str, str]] = LAYERS) -> dict[str, int | None]:
+    return {k: None if s is None else s.format.bits for k, s in recipe.weights(layers).items()}
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_presets(name):
+    recipe = make_recipe(name)
+    assert recipe.name == name
+    expected = dict.fromkeys((n for n, _ in LAYERS), int(name[1]))
+    if name.endswith("-edge8"):
+        expected |= {"stem": 8, "head": 8}
+    assert bits(recipe) == expected
+    assert all(
+        s.symmetric and s.granularity == PerChannel(0) for s in recipe.weights(LAYERS).values()
+    )
+    assert recipe.activation.format == integer_format(8, signed=False)
+    assert not recipe.activation.symmetric
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_json_round_trip(name, tmp_path):
+    recipe = make_recipe(name)
+    path = tmp_path / "recipe.json"
+    path.write_text(json.dumps(recipe.to_json()))
+    assert make_recipe(path) == recipe
+    assert make_recipe(str(path)) == recipe
+    assert make_recipe(recipe) is recipe
+
+
+def test_the_first_rule_that_matches_wins():
+    base = make_recipe("W8A8")
+    four = make_recipe("W4A8").rules[0].weight
+    rules = (Rule("body.*", None), Rule("op:linear", four), *base.rules)
+    recipe = Recipe("mixed", rules, base.activation)
+    assert bits(recipe) == {"stem": 8, "body.0": None, "body.1": None, "head": 4}
+    assert Recipe.from_json(recipe.to_json()) == recipe
+
+
+def test_edges_do_not_quantize_what_a_rule_keeps():
+    base = make_recipe("W4A8-edge8")
+    recipe = Recipe("x", (Rule("stem", None), *base.rules), base.activation, edge_bits=8)
+    assert bits(recipe) == {"stem": None, "body.0": 4, "body.1": 4, "head": 8}
+
+
+def test_layers_without_a_rule_are_absent():
+    base = make_recipe("W8A8")
+    assert bits(Recipe("x", (Rule("head", base.rules[0].weight),), base.activation)) == {"head": 8}
+
+
+def test_every_rule_that_matches_nothing_is_listed():
+    base = make_recipe("W8A8")
+    rules = (Rule("tail", None), Rule("op:matmul", None), *base.rules)
+    with pytest.raises(RecipeError, match=r"no layer: tail, op:matmul; layers are stem, body.0"):
+        Recipe("x", rules, base.activation).weights(LAYERS)
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("W8", "module lane"),
+        ("W4G64", "module lane"),
+        ("W8A8-dynamic", "module lane"),
+        ("W4A4", "activations of 4 bits"),
+        ("W1A8", "1-bit weights need training"),
+        ("w8a8", "did you mean 'W8A8'"),
+        ("W9A8", "unknown recipe 'W9A8'; did you mean"),
+        ("int8", "unknown recipe 'int8'"),
+        ("", "unknown recipe ''"),
+    ],
+)
+def test_what_is_refused(spec, message):
+    with pytest.raises(RecipeError, match=message):
+        make_recipe(spec)
+
+
+def test_bad_files(tmp_path):
+    with pytest.raises(RecipeError, match=r"absent.json cannot be read: No such file"):
+        make_recipe(tmp_path / "absent.json")
+    path = tmp_path / "broken.json"
+    path.write_text("{")
+    with pytest.raises(RecipeError, match="is not JSON"):
+        make_recipe(path)
+    path.write_text("[1]")
+    with pytest.raises(RecipeError, match="a recipe is a JSON object"):
+        make_recipe(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"weights": 1}, RecipeError, "no weights; it has"),
+        ({"rules": []}, RecipeError, "has no rules"),
+        ({"rules": [{"weight": None}]}, RecipeError, "needs name, rules and activation"),
+        ({"name": None}, RecipeError, "needs name, rules and activation"),
+        ({"calibrator": "msee"}, UnknownNameError, "did you mean 'mse'"),
+        ({"lane": "dynamic"}, RecipeError, "lane 'dynamic'"),
+        ({"version": 2}, RecipeError, "version 2"),
+    ],
+)
+def test_bad_contents(change, error, message):
+    with pytest.raises(error, match=message):
+        Recipe.from_json({**make_recipe("W8A8").to_json(), **change})

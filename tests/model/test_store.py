@@ -1,0 +1,90 @@
+"""A saved simulation is the same simulation."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import bitsmith
+from bitsmith.errors import InputError, WeightsError
+from bitsmith.model.quantized import QuantizedModel
+
+
+def data() -> list[torch.Tensor]:
+    return [torch.randn(8, 3, 8, 8, generator=torch.Generator().manual_seed(2))]
+
+
+@pytest.fixture(scope="module")
+def model() -> QuantizedModel:
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(3, 4, 3),
+        nn.BatchNorm2d(4),
+        nn.Hardswish(),
+        nn.ConvTranspose2d(4, 4, 2),
+        nn.Conv2d(4, 4, 3, groups=4),
+        nn.ReLU6(),
+        nn.Flatten(),
+        nn.Linear(4 * 25, 3),
+    )
+    return bitsmith.ptq(net, "W8A8", data())
+
+
+def test_round_trip(model: QuantizedModel, tmp_path: Path) -> None:
+    folder = bitsmith.save(model, tmp_path / "m.bitsmith")
+    again = bitsmith.load(folder)
+    x = data()[0]
+    assert torch.equal(again(x), model(x))
+    assert again.coverage == model.coverage
+    assert again.encodings == model.encodings
+    assert again.recipe == model.recipe
+    assert again.provenance == model.provenance
+    assert (again.target, again.machine) == (model.target, model.machine)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["m.bitsmith"]
+    bitsmith.export(model, tmp_path / "a.onnx")
+    bitsmith.export(again, tmp_path / "b.onnx")
+    assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
+
+
+def test_saving_again_replaces_only_its_own(model: QuantizedModel, tmp_path: Path) -> None:
+    folder = bitsmith.save(model, tmp_path / "m")
+    bitsmith.save(model, folder)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.txt").write_text("mine")
+    with pytest.raises(InputError, match="not a bitsmith folder"):
+        bitsmith.save(model, tmp_path / "other")
+    with pytest.raises(InputError, match="cannot be written"):
+        bitsmith.save(model, tmp_path / "absent" / "m")
+
+
+def test_no_float_weights_are_stored(model: QuantizedModel, tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    folder = bitsmith.save(model, tmp_path / "m")
+    kept = load_file(folder / "tensors.safetensors")
+    params = [k for k in kept if k.startswith("param:")]
+    assert params
+    assert all(k.startswith("param:3") for k in params)  # the transposed convolution's
+
+
+@pytest.mark.parametrize("damage", ["truncated", "json", "keys", "version", "missing"])
+def test_damage_is_named(model: QuantizedModel, tmp_path: Path, damage: str) -> None:
+    folder = bitsmith.save(model, tmp_path / "m")
+    graph = json.loads((folder / "graph.json").read_text())
+    if damage == "truncated":
+        raw = (folder / "tensors.safetensors").read_bytes()
+        (folder / "tensors.safetensors").write_bytes(raw[: len(raw) // 2])
+    elif damage == "json":
+        (folder / "graph.json").write_text("{")
+    elif damage == "missing":
+        (folder / "tensors.safetensors").unlink()
+    else:
+        graph.pop("layers") if damage == "keys" else graph.update(version=99)
+        (folder / "graph.json").write_text(json.dumps(graph))
+    expected = InputError if damage == "missing" else WeightsError
+    with pytest.raises(expected, match=str(folder)):
+        bitsmith.load(folder)
