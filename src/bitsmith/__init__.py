@@ -6,43 +6,48 @@
 [-1.6, 0.2, 1.4]
 """
 
-from bitsmith.data import load_dataset
-from bitsmith.deploy.export import export
-from bitsmith.deploy.runtimes import open_session
-from bitsmith.deploy.verify import verify
-from bitsmith.errors import BitsmithError
-from bitsmith.model.evaluate import accuracy
-from bitsmith.model.ptq import ptq
-from bitsmith.model.quantized import QuantizedModel
-from bitsmith.model.recipe import Recipe, Rule, make_recipe
-from bitsmith.model.store import load, save
-from bitsmith.model.train import fit
-from bitsmith.numbers import (
-    PerChannel,
-    PerTensor,
-    QTensor,
-    Scheme,
-    fake_quantize,
-    int1,
-    int2,
-    int3,
-    int4,
-    int5,
-    int6,
-    int7,
-    int8,
-    quantize,
-    uint1,
-    uint2,
-    uint3,
-    uint4,
-    uint5,
-    uint6,
-    uint7,
-    uint8,
-)
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from bitsmith.version import __version__
-from bitsmith.zoo import load_model
+
+if TYPE_CHECKING:
+    from bitsmith.data import load_dataset
+    from bitsmith.deploy.export import export
+    from bitsmith.deploy.runtimes import open_session
+    from bitsmith.deploy.verify import verify
+    from bitsmith.errors import BitsmithError
+    from bitsmith.model.evaluate import accuracy
+    from bitsmith.model.ptq import ptq
+    from bitsmith.model.quantized import QuantizedModel
+    from bitsmith.model.recipe import Recipe, Rule, make_recipe
+    from bitsmith.model.store import load, save
+    from bitsmith.model.train import fit
+    from bitsmith.numbers import (
+        PerChannel,
+        PerTensor,
+        QTensor,
+        Scheme,
+        fake_quantize,
+        int1,
+        int2,
+        int3,
+        int4,
+        int5,
+        int6,
+        int7,
+        int8,
+        quantize,
+        uint1,
+        uint2,
+        uint3,
+        uint4,
+        uint5,
+        uint6,
+        uint7,
+        uint8,
+    )
+    from bitsmith.zoo import load_model
 
 __all__ = [
     "BitsmithError",
@@ -84,3 +89,34 @@ __all__ = [
     "uint8",
     "verify",
 ]
+
+# PyTorch takes a second to import: every name is fetched from its home when it is first used.
+_HOMES = {
+    "bitsmith.data": "load_dataset",
+    "bitsmith.deploy.export": "export",
+    "bitsmith.deploy.runtimes": "open_session",
+    "bitsmith.deploy.verify": "verify",
+    "bitsmith.errors": "BitsmithError",
+    "bitsmith.model.evaluate": "accuracy",
+    "bitsmith.model.ptq": "ptq",
+    "bitsmith.model.quantized": "QuantizedModel",
+    "bitsmith.model.recipe": "Recipe Rule make_recipe",
+    "bitsmith.model.store": "load save",
+    "bitsmith.model.train": "fit",
+    "bitsmith.numbers": "PerChannel PerTensor QTensor Scheme fake_quantize quantize"
+    " int1 int2 int3 int4 int5 int6 int7 int8 uint1 uint2 uint3 uint4 uint5 uint6 uint7 uint8",
+    "bitsmith.zoo": "load_model",
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'bitsmith' has no attribute {name!r}")
+    value = getattr(import_module(_HOME_OF[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

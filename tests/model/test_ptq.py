@@ -85,6 +85,25 @@ def test_coverage():
     assert sum(row.macs_share for row in rows.values()) == pytest.approx(1.0)
 
 
+def test_a_layer_whose_weight_is_computed_stays_float_and_says_so():
+    layer = nn.utils.parametrizations.weight_norm(nn.Conv2d(8, 4, 3))
+    model = nn.Sequential(nn.Conv2d(8, 8, 1), layer)
+    quantized = ptq(model, "W8A8", data())
+    reasons = {row.reason for row in quantized.coverage if row.op == "aten"}
+    assert "its weight is computed (remove the parametrization before quantizing)" in reasons
+    nn.utils.parametrize.remove_parametrizations(layer, "weight")
+    assert all(row.outcome == "integer" for row in ptq(model, "W8A8", data()).coverage)
+
+
+def test_weights_shared_by_two_convolutions():
+    first, second = nn.Conv2d(8, 8, 3), nn.Conv2d(8, 8, 3)
+    second.weight = first.weight
+    quantized = ptq(nn.Sequential(first, nn.ReLU(), second), "W8A8", data())
+    a, b = (quantized.program.layers[name].weight for name in ("0", "2"))
+    assert torch.equal(a.codes, b.codes)
+    assert torch.equal(a.scale, b.scale)
+
+
 def test_training_mode_is_put_back_after_an_error():
     model = nn.Sequential(nn.Linear(4, 4), nn.Dropout()).train()
     with pytest.raises(DataError):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -41,7 +43,7 @@ def demo(
     onnx, report = out / f"{MODEL}-w8a8.onnx", out / "report.html"
     folder = onnx.with_name(f"{onnx.name}.bitsmith")
     try:
-        with Staging([onnx, folder, report, json_path(json)]) as staging:
+        with Staging([onnx, folder, report, json_path(json)]) as staging, _one_thread():
             from bitsmith.data import load_dataset
             from bitsmith.insight.assessment import assess
             from bitsmith.insight.report import write_report
@@ -102,6 +104,23 @@ def _folder(out: Path) -> bool:
 def _remove_empty(folder: Path) -> None:
     if not any(folder.iterdir()):
         folder.rmdir()
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Let PyTorch use one thread.
+
+    The network is too small to share: a second thread gains nothing on an idle machine, and on a
+    busy one the threads wait for each other many times longer than they work.
+    """
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _trained(epochs: int) -> LoadedModel:

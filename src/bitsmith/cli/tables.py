@@ -119,6 +119,17 @@ def verification_tables(output: Output, found: Verification) -> None:
     _verification_facts(output, found)
 
 
+def _verdict(found: Verification) -> str:
+    if not found.passed:
+        return "NO: " + "; ".join(found.failures)
+    if found.exact:
+        return "yes"
+    return (
+        f"yes, as far as {found.runtime} can: the simulation is {found.target}'s, and every "
+        "operator alone agrees to one code; the differences above add up from layer to layer"
+    )
+
+
 def _verification_facts(output: Output, found: Verification) -> None:
     worst = [w for w in found.worst_cases if w.differing]
     saturated = sum(w.saturated for w in found.worst_cases)
@@ -146,6 +157,6 @@ def _verification_facts(output: Output, found: Verification) -> None:
                 f"machine {found.machine!r}, neighbours in the order {found.order_assumed}",
             ),
             ("this machine", ", ".join(found.instruction_sets) or "unknown instruction sets"),
-            ("holds", "yes" if found.passed else "NO: " + "; ".join(found.failures)),
+            ("holds", _verdict(found)),
         ]
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import operator
-import re
 from typing import Any, final
 
 import torch
@@ -12,9 +11,12 @@ from torch.export import ExportedProgram
 
 from bitsmith.errors import CaptureError
 from bitsmith.model.graph.alias import Aliases
+from bitsmith.model.graph.call import Call, Lowered
+from bitsmith.model.graph.carry import carry
 from bitsmith.model.graph.ir import Graph, GraphInput, Node
-from bitsmith.model.graph.lower import LOWERINGS, Call, Lowered
-from bitsmith.model.graph.several import SEVERAL, shape_of
+from bitsmith.model.graph.lower import LOWERINGS
+from bitsmith.model.graph.origin import layer_of, shape_of, source_of
+from bitsmith.model.graph.several import SEVERAL
 
 __all__ = ["Builder"]
 
@@ -78,10 +80,10 @@ class Builder:
             return  # shape arithmetic: shapes are taken from the traced tensors
         if not isinstance(node.target, torch._ops.OpOverload):
             if node.target is operator.getitem:
-                raise CaptureError(f"cannot follow {node.args} at {_source(node)}")
+                raise CaptureError(f"cannot follow {node.args} at {source_of(node)}")
             if value is None:
                 return
-            raise CaptureError(f"unexpected call {node.target} at {_source(node)}")
+            raise CaptureError(f"unexpected call {node.target} at {source_of(node)}")
         if value is None:
             return  # assertions on shapes
         kind = node.target._schema.name.split("::")[1]
@@ -102,7 +104,7 @@ class Builder:
         lowering = LOWERINGS.get(kind)
         lowered = lowering(call) if lowering is not None else None
         if lowered is None or not self._expressible(node, call, lowered):
-            self._carry(node)
+            carry(self, node)
         else:
             self._lower(node, call, lowered)
 
@@ -110,14 +112,14 @@ class Builder:
         """Readers of the changed tensor will see the result, readers of its views would not."""
         if any(n in self._param_of for n in self._aliases.family(changed)):
             raise CaptureError(
-                f"{node.target} at {_source(node)} changes a parameter or buffer of the model in "
+                f"{node.target} at {source_of(node)} changes a parameter or buffer of the model in "
                 "place; a file keeps no state between calls, so compute a new tensor instead"
             )
         if late := self._aliases.read_later(node, changed):
-            where = "as an output" if late.op == "output" else f"at {_source(late)}"
+            where = "as an output" if late.op == "output" else f"at {source_of(late)}"
             raise CaptureError(
-                f"{node.target} at {_source(node)} changes a tensor in place of which another view "
-                f"is read later, {where}; use the form that returns a new tensor"
+                f"{node.target} at {source_of(node)} changes a tensor in place of which another "
+                f"view is read later, {where}; use the form that returns a new tensor"
             )
 
     # -- calls that become words ------------------------------------------------------------
@@ -139,8 +141,10 @@ class Builder:
         """Whether own parameters really are the model's own, and tensors are float32."""
         if any(call.args[arg] not in self._param_of for arg in lowered.params.values()):
             return False
-        value = node.meta["val"]
-        return bool(value.dtype == torch.float32 or lowered.op in _VIEWS | {"identity"})
+        if lowered.op in _VIEWS | {"identity"}:
+            return True
+        values = [n.meta.get("val") for n in [node, *node.all_input_nodes]]
+        return all(v.dtype == torch.float32 for v in values if isinstance(v, Tensor))
 
     def add(
         self,
@@ -152,79 +156,39 @@ class Builder:
         shape: tuple[int, ...],
     ) -> str:
         """Append a node on behalf of the call ``node``; returns its unique name."""
-        layer = _layer(node)
+        layer = layer_of(node)
         owned = next(iter(params.values()), "")
         base = owned.rpartition(".")[0] if owned and op != "constant" else ""
+        if base and layer and not f"{base}.".startswith(f"{layer}."):
+            base = layer  # the weight belongs to another module, which shares it
         name = self._unique(base or (f"{layer}.{op}" if layer else op))
         self._nodes.append(
-            Node(name, op, tuple(inputs), attrs, params, shape, layer, _source(node))
+            Node(name, op, tuple(inputs), attrs, params, shape, layer, source_of(node))
         )
         return name
 
-    def _carry(self, node: fx.Node) -> None:
-        """Keep a call as it is; PyTorch will run it in float."""
-        inputs: list[str] = []
-        params: dict[str, str] = {}
-
-        def keep(arg: Any) -> Any:
-            if isinstance(arg, fx.Node):
-                if arg in self._param_of:
-                    params[f"p{len(params)}"] = self._param_of[arg]
-                    return {"param": f"p{len(params) - 1}"}
-                if not isinstance(arg.meta.get("val"), Tensor):
-                    raise CaptureError(
-                        f"{node.target} at {_source(node)} takes a size that depends on the batch; "
-                        "use -1 or an operator that infers it"
-                    )
-                inputs.append(self.tensor_of(arg, node))
-                return {"input": len(inputs) - 1}
-            if isinstance(arg, torch.dtype):
-                return {"dtype": str(arg).removeprefix("torch.")}
-            if isinstance(arg, torch.device | torch.layout | torch.memory_format):
-                return None
-            return [keep(a) for a in arg] if isinstance(arg, list | tuple) else arg
-
-        args = [keep(a) for a in node.args]
-        kwargs = {k: keep(v) for k, v in node.kwargs.items()}
-        value = node.meta["val"]
-        attrs = {"target": _functional(node), "args": args, "kwargs": kwargs, "item": None}
-        if isinstance(value, Tensor):
-            op = node.target._schema.name.split("::")[1]  # type: ignore[union-attr]
-            layer = _layer(node)
-            name = self._unique(f"{layer}.{op}" if layer else op)
-            self._nodes.append(
-                Node(
-                    name,
-                    "aten",
-                    tuple(inputs),
-                    attrs,
-                    params,
-                    shape_of(value),
-                    layer,
-                    _source(node),
-                )
-            )
-            self._held[node] = name
-        else:  # several results: one node each, made when a result is read
-            self._parts[node] = []
-            for index, part in enumerate(value):
-                name = self._unique(f"{_layer(node)}.{node.name}.{index}".lstrip("."))
-                own = {**attrs, "item": index}
-                self._nodes.append(
-                    Node(
-                        name,
-                        "aten",
-                        tuple(inputs),
-                        own,
-                        params,
-                        shape_of(part),
-                        _layer(node),
-                        _source(node),
-                    )
-                )
-                self._parts[node].append(name)
-
     # -- small pieces -------------------------------------------------------------------------
+
+    def append(
+        self,
+        node: fx.Node,
+        op: str,
+        stem: str,
+        inputs: list[str],
+        attrs: dict[str, Any],
+        params: dict[str, str],
+        shape: tuple[int, ...],
+    ) -> str:
+        """Append a node named after the call's module and ``stem``; returns its unique name."""
+        layer = layer_of(node)
+        name = self._unique(f"{layer}.{stem}" if layer else stem)
+        origin = source_of(node)
+        self._nodes.append(Node(name, op, tuple(inputs), attrs, params, shape, layer, origin))
+        return name
+
+    def param_of(self, value: fx.Node) -> str | None:
+        """Return the model's parameter or buffer that ``value`` is; None for a computed one."""
+        return self._param_of.get(value)
 
     def hold(self, node: fx.Node, tensor: str) -> None:
         """Say that the value of ``node`` is in ``tensor``."""
@@ -254,7 +218,7 @@ class Builder:
         if isinstance(value, int | float):
             return self.scalar(reader, float(value))
         if not isinstance(value, fx.Node):
-            raise CaptureError(f"{reader.target} at {_source(reader)} takes {value!r}")
+            raise CaptureError(f"{reader.target} at {source_of(reader)} takes {value!r}")
         if value in self._held:
             return self._held[value]
         if value in self._param_of:
@@ -269,23 +233,23 @@ class Builder:
                     {},
                     {"value": param},
                     shape,
-                    _layer(reader),
-                    _source(reader),
+                    layer_of(reader),
+                    source_of(reader),
                 )
             )
             self._held[value] = name
             return name
         raise CaptureError(
-            f"{reader.target} at {_source(reader)} takes a size as a tensor; shapes must be static "
-            "except for the batch"
+            f"{reader.target} at {source_of(reader)} takes a size as a tensor; shapes must be "
+            "static except for the batch"
         )
 
     def scalar(self, reader: fx.Node, value: float) -> str:
         """Return a new constant tensor of no axes that holds ``value``."""
-        name = self._unique(f"{_layer(reader)}.scalar".lstrip("."))
+        name = self._unique(f"{layer_of(reader)}.scalar".lstrip("."))
         self._params[name] = torch.tensor(value, dtype=torch.float32)
         self._nodes.append(
-            Node(name, "constant", (), {}, {"value": name}, (), _layer(reader), _source(reader))
+            Node(name, "constant", (), {}, {"value": name}, (), layer_of(reader), source_of(reader))
         )
         return name
 
@@ -296,30 +260,3 @@ class Builder:
             candidate = f"{name}_{count}"
         self._names.add(candidate)
         return candidate
-
-
-def _functional(node: fx.Node) -> str:
-    """The call's ``aten.name.overload``; for an in-place form, that which returns a new tensor."""
-    namespace, name, overload = str(node.target).split(".")
-    if not name.endswith("_") or name.endswith("__"):
-        return str(node.target)
-    target = f"{namespace}.{name.rstrip('_')}.{overload}"
-    if not hasattr(getattr(torch.ops.aten, name.rstrip("_"), None), overload):
-        raise CaptureError(
-            f"{node.target} at {_source(node)} works in place only; use an operator that returns "
-            "a new tensor"
-        )
-    return target
-
-
-def _layer(node: fx.Node) -> str:
-    stack = node.meta.get("nn_module_stack") or {}
-    paths = [entry[0] for entry in stack.values() if isinstance(entry[0], str)]
-    paths = [p for p in paths if not p.startswith("_")]
-    return paths[-1] if paths else ""
-
-
-def _source(node: fx.Node) -> str:
-    frames = re.findall(r'File "([^"]+)", line (\d+)', node.meta.get("stack_trace") or "")
-    ours = [f for f in frames if "/torch/" not in f[0]] or frames
-    return f"{ours[-1][0].rsplit('/', 1)[-1]}:{ours[-1][1]}" if ours else "an unknown line"

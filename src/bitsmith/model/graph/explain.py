@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 __all__ = ["explain", "forward_line"]
 
-_ELSEWHERE = "or quantize with a weight-only recipe (W8, W4G64), which needs no tracing"
+_ELSEWHERE = "or quantize the part of the model that can be traced, as a module of its own"
 _PACKAGES = {str(Path(torch.__file__).parent), *map(sysconfig.get_path, ("purelib", "stdlib"))}
 
 

@@ -8,59 +8,19 @@ as ``aten`` and stays float.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, final
+from bitsmith.model.graph.call import Call, Lowered, Lowering, lowers
+from bitsmith.model.graph.lower_moves import MOVE_LOWERINGS
 
-__all__ = ["LOWERINGS", "Call", "Lowered"]
+__all__ = ["LOWERINGS"]
 
-
-@final
-@dataclass(frozen=True)
-class Call:
-    """One ATen call: every argument by its name in the schema, shapes of tensors, output shape."""
-
-    args: dict[str, Any]
-    shapes: dict[str, tuple[int, ...]]
-    shape: tuple[int, ...]
-
-    def spatial(self, name: str, default: Any = None) -> list[int]:
-        """Return an int-or-list argument as one integer per spatial dimension."""
-        rank = len(self.shape) - 2
-        value = self.args.get(name)
-        value = default if value is None or value == [] else value
-        values = [value] if isinstance(value, int) else list(value)
-        return values * rank if len(values) == 1 else values
-
-
-@final
-@dataclass(frozen=True)
-class Lowered:
-    """A word, the schema names of its tensor inputs and of its own parameters by role."""
-
-    op: str
-    inputs: Sequence[str] = ("self",)
-    attrs: dict[str, Any] = field(default_factory=dict)
-    params: dict[str, str] = field(default_factory=dict)
-
-
-Lowering = Callable[[Call], Lowered | None]
-LOWERINGS: dict[str, Lowering] = {}
-
-
-def _lowers(*names: str) -> Callable[[Lowering], Lowering]:
-    def register(function: Lowering) -> Lowering:
-        LOWERINGS.update(dict.fromkeys(names, function))
-        return function
-
-    return register
+LOWERINGS: dict[str, Lowering] = dict(MOVE_LOWERINGS)
 
 
 def _present(call: Call, **roles: str) -> dict[str, str]:
     return {role: name for role, name in roles.items() if call.args.get(name) is not None}
 
 
-@_lowers("conv1d", "conv2d")
+@lowers(LOWERINGS, "conv1d", "conv2d")
 def _conv(call: Call) -> Lowered | None:
     kernel = call.shapes["weight"][2:]
     dilation = call.spatial("dilation", 1)
@@ -82,7 +42,7 @@ def _conv(call: Call) -> Lowered | None:
     return Lowered("conv", ["input"], attrs, _present(call, weight="weight", bias="bias"))
 
 
-@_lowers("conv_transpose1d", "conv_transpose2d")
+@lowers(LOWERINGS, "conv_transpose1d", "conv_transpose2d")
 def _conv_transpose(call: Call) -> Lowered:
     attrs = {
         "stride": call.spatial("stride", 1),
@@ -94,12 +54,12 @@ def _conv_transpose(call: Call) -> Lowered:
     return Lowered("conv_transpose", ["input"], attrs, _present(call, weight="weight", bias="bias"))
 
 
-@_lowers("linear")
+@lowers(LOWERINGS, "linear")
 def _linear(call: Call) -> Lowered:
     return Lowered("linear", ["input"], {}, _present(call, weight="weight", bias="bias"))
 
 
-@_lowers("matmul", "bmm", "mm")
+@lowers(LOWERINGS, "matmul", "bmm", "mm")
 def _matmul(call: Call) -> Lowered | None:
     second = "mat2" if "mat2" in call.args else "other"
     if min(len(call.shapes["self"]), len(call.shapes[second])) < 2:
@@ -107,7 +67,7 @@ def _matmul(call: Call) -> Lowered | None:
     return Lowered("matmul", ["self", second])
 
 
-@_lowers("batch_norm")
+@lowers(LOWERINGS, "batch_norm")
 def _batch_norm(call: Call) -> Lowered | None:
     if call.args.get("training") or call.args.get("running_mean") is None:
         return None
@@ -138,23 +98,23 @@ for _name, _op in _BINARY.items():
     LOWERINGS[_name] = _binary_for(_op)
 
 
-@_lowers("relu")
+@lowers(LOWERINGS, "relu")
 def _relu(call: Call) -> Lowered:
     return Lowered("relu")
 
 
-@_lowers("relu6")
+@lowers(LOWERINGS, "relu6")
 def _relu6(call: Call) -> Lowered:
     return Lowered("clamp", attrs={"low": 0.0, "high": 6.0})
 
 
-@_lowers("hardtanh")
+@lowers(LOWERINGS, "hardtanh")
 def _hardtanh(call: Call) -> Lowered:
     low, high = call.args.get("min_val", -1), call.args.get("max_val", 1)
     return Lowered("clamp", attrs={"low": float(low), "high": float(high)})
 
 
-@_lowers("clamp", "clip", "clamp_min", "clamp_max")
+@lowers(LOWERINGS, "clamp", "clip", "clamp_min", "clamp_max")
 def _clamp(call: Call) -> Lowered | None:
     low, high = call.args.get("min"), call.args.get("max")
     if not all(v is None or isinstance(v, int | float) for v in (low, high)):
@@ -166,22 +126,22 @@ def _clamp(call: Call) -> Lowered | None:
     return Lowered("clamp", attrs=attrs)
 
 
-@_lowers("leaky_relu")
+@lowers(LOWERINGS, "leaky_relu")
 def _leaky_relu(call: Call) -> Lowered:
     return Lowered("leaky_relu", attrs={"slope": float(call.args.get("negative_slope", 0.01))})
 
 
-@_lowers("gelu")
+@lowers(LOWERINGS, "gelu")
 def _gelu(call: Call) -> Lowered:
     return Lowered("gelu", attrs={"approximate": call.args.get("approximate", "none")})
 
 
-@_lowers("softmax")
+@lowers(LOWERINGS, "softmax")
 def _softmax(call: Call) -> Lowered:
     return Lowered("softmax", attrs={"axis": call.args["dim"] % len(call.shape)})
 
 
-@_lowers("layer_norm")
+@lowers(LOWERINGS, "layer_norm")
 def _layer_norm(call: Call) -> Lowered:
     attrs = {
         "normalized_shape": list(call.args["normalized_shape"]),
@@ -190,12 +150,12 @@ def _layer_norm(call: Call) -> Lowered:
     return Lowered("layer_norm", ["input"], attrs, _present(call, weight="weight", bias="bias"))
 
 
-@_lowers("cat", "concat", "concatenate")
+@lowers(LOWERINGS, "cat", "concat", "concatenate")
 def _concat(call: Call) -> Lowered:
     return Lowered("concat", ["tensors"], {"axis": call.args.get("dim", 0) % len(call.shape)})
 
 
-@_lowers("max_pool1d", "max_pool2d")
+@lowers(LOWERINGS, "max_pool1d", "max_pool2d")
 def _max_pool(call: Call) -> Lowered:
     kernel = call.spatial("kernel_size")
     attrs = {
@@ -208,7 +168,7 @@ def _max_pool(call: Call) -> Lowered:
     return Lowered("max_pool", attrs=attrs)
 
 
-@_lowers("avg_pool1d", "avg_pool2d")
+@lowers(LOWERINGS, "avg_pool1d", "avg_pool2d")
 def _avg_pool(call: Call) -> Lowered | None:
     if call.args.get("divisor_override") is not None:
         return None
@@ -223,7 +183,7 @@ def _avg_pool(call: Call) -> Lowered | None:
     return Lowered("avg_pool", attrs=attrs)
 
 
-@_lowers("adaptive_avg_pool1d", "adaptive_avg_pool2d")
+@lowers(LOWERINGS, "adaptive_avg_pool1d", "adaptive_avg_pool2d")
 def _adaptive_avg_pool(call: Call) -> Lowered | None:
     before, after = call.shapes["self"][2:], call.shape[2:]
     if -1 in before or any(b % a for b, a in zip(before, after, strict=True)):
@@ -236,7 +196,7 @@ def _adaptive_avg_pool(call: Call) -> Lowered | None:
     return Lowered("avg_pool", attrs={**attrs, "ceil_mode": False, "count_include_pad": True})
 
 
-@_lowers("mean")
+@lowers(LOWERINGS, "mean")
 def _mean(call: Call) -> Lowered | None:
     axes = call.args.get("dim")
     if not axes or call.args.get("dtype") is not None:
@@ -244,80 +204,6 @@ def _mean(call: Call) -> Lowered | None:
     rank = len(call.shapes["self"])
     attrs = {"axes": sorted(a % rank for a in axes), "keepdim": bool(call.args.get("keepdim"))}
     return Lowered("mean", attrs=attrs)
-
-
-@_lowers("view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "_unsafe_view")
-def _reshape(call: Call) -> Lowered | None:
-    if sum(s == -1 for s in call.shape) > 1:
-        return None
-    return Lowered("reshape", attrs={"shape": list(call.shape)})
-
-
-@_lowers("permute")
-def _permute(call: Call) -> Lowered:
-    rank = len(call.shape)
-    return Lowered("transpose", attrs={"perm": [d % rank for d in call.args["dims"]]})
-
-
-@_lowers("swapaxes")
-def _swapaxes(call: Call) -> Lowered:
-    renamed = {**call.args, "dim0": call.args["axis0"], "dim1": call.args["axis1"]}
-    return _transpose(replace(call, args=renamed))
-
-
-@_lowers("transpose", "swapdims")
-def _transpose(call: Call) -> Lowered:
-    rank = len(call.shape)
-    perm = list(range(rank))
-    a, b = call.args["dim0"] % rank, call.args["dim1"] % rank
-    perm[a], perm[b] = perm[b], perm[a]
-    return Lowered("transpose", attrs={"perm": perm})
-
-
-@_lowers("t")
-def _t(call: Call) -> Lowered:
-    return Lowered("transpose", attrs={"perm": list(reversed(range(len(call.shape))))})
-
-
-@_lowers("slice")
-def _slice(call: Call) -> Lowered | None:
-    axis = call.args.get("dim", 0) % len(call.shape)
-    size = call.shapes["self"][axis]
-    start, end = call.args.get("start") or 0, call.args.get("end")
-    step = call.args.get("step", 1)
-    if size == -1:
-        whole = start == 0 and (end is None or end >= 2**31) and step == 1
-        return Lowered("identity") if whole else None
-    start, end, _ = slice(start, end, step).indices(size)
-    if (start, end, step) == (0, size, 1):
-        return Lowered("identity")
-    return Lowered("slice", attrs={"axis": axis, "start": start, "end": end, "step": step})
-
-
-@_lowers("pad", "constant_pad_nd")
-def _pad(call: Call) -> Lowered | None:
-    if call.args.get("mode", "constant") != "constant" or min(call.args["pad"]) < 0:
-        return None
-    value = call.args.get("value")
-    return Lowered("pad", attrs={"pads": list(call.args["pad"]), "value": float(value or 0.0)})
-
-
-@_lowers("upsample_nearest1d", "upsample_nearest2d")
-def _upsample(call: Call) -> Lowered | None:
-    before = call.shapes["input" if "input" in call.shapes else "self"][2:]
-    after = call.shape[2:]
-    if -1 in before or any(a % b for b, a in zip(before, after, strict=True)):
-        return None
-    scale = [a // b for b, a in zip(before, after, strict=True)]
-    source = "input" if "input" in call.args else "self"
-    return Lowered("upsample_nearest", [source], {"scale": scale})
-
-
-@_lowers("dropout", "contiguous", "clone", "detach", "alias", "lift_fresh_copy", "feature_dropout")
-def _identity(call: Call) -> Lowered | None:
-    if call.args.get("train"):
-        return None
-    return Lowered("identity", ["input" if "input" in call.args else "self"])
 
 
 def _plain(op: str) -> Lowering:

@@ -10,12 +10,14 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor, fx
+from torch import fx
+
+from bitsmith.model.graph.origin import shape_of
 
 if TYPE_CHECKING:
     from bitsmith.model.graph.build import Builder
 
-__all__ = ["SEVERAL", "shape_of"]
+__all__ = ["SEVERAL"]
 
 Expansion = Callable[["Builder", fx.Node], bool]
 SEVERAL: dict[str, Expansion] = {}
@@ -27,11 +29,6 @@ def _expands(*names: str) -> Callable[[Expansion], Expansion]:
         return function
 
     return register
-
-
-def shape_of(value: Tensor) -> tuple[int, ...]:
-    """Return the shape of a traced tensor; −1 where it depends on the batch."""
-    return tuple(s if isinstance(s, int) else -1 for s in value.shape)
 
 
 def _cut(

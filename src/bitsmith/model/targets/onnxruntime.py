@@ -74,6 +74,9 @@ class OnnxRuntime(Target, name="onnxruntime"):
 
     def refuses(self, graph: Graph, node: Node) -> str | None:
         if node.op == "aten":
+            owner = node.attrs["target"].split(".")[1]
+            if owner in ("conv1d", "conv2d", "linear") and len(node.inputs) > 1:
+                return "its weight is computed (remove the parametrization before quantizing)"
             return f"{node.attrs['target']} has no integer form"
         if node.op in _FLOAT_REASONS:
             return _FLOAT_REASONS[node.op]

@@ -108,7 +108,5 @@ def write_float(graph: Graph, path: Path) -> None:
         n.name: Outcome("constant" if n.op == "constant" else "float", "float reference")
         for n in graph
     }
-    proto = write_graph(
-        Program(graph, outcomes, {}, {}), {"bitsmith.version": __version__}
-    )
+    proto = write_graph(Program(graph, outcomes, {}, {}), {"bitsmith.version": __version__})
     replace_atomically(path, proto.SerializeToString())

@@ -125,9 +125,14 @@ def _translate_all(graph: Graph) -> _Foreign:
         try:
             models[node.name] = _translate(graph, node, [seen[i] for i in node.inputs])
         except Exception as error:  # the exporter raises many types
-            first = next((t for t in str(error).splitlines() if t.strip()), type(error).__name__)
-            problems.append(f"{_describe(node)} has no ONNX form: {first.strip()}")
+            problems.append(f"{_describe(node)} has no ONNX form: {_first_cause(error)}")
     return _Foreign(types, models, problems)
+
+
+def _first_cause(error: BaseException) -> str:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return next((t.strip() for t in str(error).splitlines() if t.strip()), type(error).__name__)
 
 
 def _describe(node: Node) -> str:
