@@ -92,9 +92,11 @@ def _row(
 
 def main() -> None:
     """Run and record."""
-    options = arguments(__doc__ or "").parse_args()
+    parser = arguments(__doc__ or "")
+    parser.add_argument("--models", nargs="+", default=["cifar-resnet20", "cifar-resnet32"])
+    options = parser.parse_args()
     suffix = on_machine(options)
-    models = ["cifar-resnet20"] if options.quick else ["cifar-resnet20", "cifar-resnet32"]
+    models = options.models[:1] if options.quick else options.models
     seeds, limit = (1, 500) if options.quick else (5, None)
     rows = [r for m in models for r in measure(m, seeds, limit, options.threads)]
     save(f"accuracy_w8a8{suffix}", rows, options.quick)

@@ -50,7 +50,7 @@ def measure(name: str, model: nn.Module, images: int | None, threads: int) -> di
     data = load_dataset("fashion-mnist")
     train, test = data.split("train"), data.split("test")
     torch.manual_seed(0)
-    fit(model, train.batches(128, limit=images, seed=0), epochs=2, lr=0.05, progress=False)
+    fit(model, train.batches(128, limit=images, seed=0), epochs=1, lr=0.05, progress=False)
     batches = test.batches(250, limit=images)
     reference = correct(*predict(model, batches))
     quantized = ptq(model, "W8A8", train.batches(64, limit=256, seed=0))
@@ -87,7 +87,7 @@ def main() -> None:
     if not options.quick:
         names = ("mlp", "mnist-cnn", "mobilenet-small")
         networks.update({n: load_model(n, pretrained=False).module for n in names})
-    images = 500 if options.quick else None
+    images = 500 if options.quick else 10_000
     rows = [measure(name, net, images, options.threads) for name, net in networks.items()]
     save(f"other_networks{suffix}", rows, options.quick)
 

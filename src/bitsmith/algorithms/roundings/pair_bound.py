@@ -29,7 +29,9 @@ __all__ = ["PAIR_LIMIT", "PairBound"]
 
 #: Largest |w_i + w_j| whose product with 255 still fits int16 on both sides.
 PAIR_LIMIT = 128
-_CANDIDATES = 48
+_CANDIDATES = 32
+#: Weights searched at a time.
+_CHUNK = 1 << 17
 
 
 @final
@@ -57,13 +59,25 @@ class PairBound(Rounding, name="pair-bound"):
             )
         full, zero_point = weight_range(weight, scheme)
         full = torch.maximum(full, min_scale)
-        rows = self._in_pair_order(weight)  # [O, K]
-        start = full.reshape(-1, 1)
+        rows, start = self._in_pair_order(weight), full.reshape(-1, 1)  # [O, K], [O, 1]
+        codes = torch.empty(rows.shape, dtype=scheme.integer.dtype)
+        scale = torch.empty_like(start)
+        step = max(1, _CHUNK // max(1, rows.shape[1]))
+        for at in range(0, len(rows), step):  # pieces that stay in the cache
+            piece = slice(at, at + step)
+            best, scale[piece] = self._search(rows[piece], start[piece], scheme)
+            codes[piece] = best.to(codes.dtype)
+        codes = self._from_pair_order(codes, weight.shape)
+        assert int(max_pair_sum(codes, self.order).amax()) <= PAIR_LIMIT
+        return QTensor(codes, scale.reshape(full.shape), zero_point, None, scheme)
+
+    def _search(self, rows: Tensor, start: Tensor, scheme: Scheme) -> tuple[Tensor, Tensor]:
+        """The bounded codes and the scale of least squared error, for each of some rows."""
         limit = min(PAIR_LIMIT, 2 * scheme.code_max)
         # The scale at which the largest pair is at the bound without help.
         safe = torch.maximum(start, _largest_pair(rows, self.order) / (limit - 1))
-        best_codes, best_scale = self._codes(rows, safe, scheme), safe
         unit = rows / start  # squares of tiny weights would vanish
+        best_codes, best_scale = self._codes(rows, safe, scheme), safe
         best_error = _row_error(unit, best_codes, safe / start)
         for scale in _scales(rows, start, safe):
             codes = self._codes(rows, scale, scheme)
@@ -72,13 +86,11 @@ class PairBound(Rounding, name="pair-bound"):
             best_error = torch.where(better, error, best_error)
             best_codes = torch.where(better, codes, best_codes)
             best_scale = torch.where(better, scale, best_scale)
-        codes = self._from_pair_order(best_codes, weight.shape).to(scheme.integer.dtype)
-        assert int(max_pair_sum(codes, self.order).amax()) <= PAIR_LIMIT
-        return QTensor(codes, best_scale.reshape(full.shape), zero_point, None, scheme)
+        return best_codes, best_scale
 
     def _codes(self, rows: Tensor, scale: Tensor, scheme: Scheme) -> Tensor:
         real = rows / scale
-        codes = real.round().clamp(scheme.code_min, scheme.code_max)
+        codes = real.round().clamp_(scheme.code_min, scheme.code_max)
         return _bound_any(codes) if self.order == "any" else _bound_neighbours(codes, real, scheme)
 
     def _in_pair_order(self, weight: Tensor) -> Tensor:
@@ -124,15 +136,17 @@ def _largest_pair(rows: Tensor, order: str) -> Tensor:
 def _bound_neighbours(codes: Tensor, real: Tensor, scheme: Scheme) -> Tensor:
     """Bring every same-sign pair that is too large to the bound, splitting it best."""
     pairs = _even(codes).reshape(len(codes), -1, 2)
-    wanted = _even(real).reshape(len(codes), -1, 2)
-    a, b = pairs[..., 0], pairs[..., 1]
-    too_large = (a * b > 0) & ((a + b).abs() > PAIR_LIMIT)
+    # A sum beyond 128 has two addends of one sign: none alone is beyond it.
+    row, pair = (pairs.sum(-1).abs_() > PAIR_LIMIT).nonzero(as_tuple=True)
+    if not len(row):
+        return codes
+    wanted = _even(real).reshape(len(codes), -1, 2)[row, pair].abs()
     # argmin (ra − a)² + (rb − b)² with a + b = 128: a = (128 + ra − rb) / 2.
-    ra, rb = wanted[..., 0].abs(), wanted[..., 1].abs()
     top = float(scheme.code_max)
-    split = ((PAIR_LIMIT + ra - rb) / 2).round().clamp(PAIR_LIMIT - top, top)
-    bounded = torch.stack([split, PAIR_LIMIT - split], -1) * torch.sign(pairs)
-    pairs = torch.where(too_large.unsqueeze(-1), bounded, pairs)
+    split = ((PAIR_LIMIT + wanted[:, 0] - wanted[:, 1]) / 2).round()
+    split = split.clamp(PAIR_LIMIT - top, top)
+    sign = torch.sign(pairs[row, pair])
+    pairs[row, pair] = torch.stack([split, PAIR_LIMIT - split], -1) * sign
     return pairs.reshape(len(codes), -1)[:, : codes.shape[1]]
 
 
