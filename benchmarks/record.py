@@ -59,6 +59,10 @@ def commit() -> str:
     return (git("rev-parse", "--short", "HEAD") or "unknown") + dirty
 
 
+#: Taken at the start: what is measured is the code that was loaded.
+COMMIT = commit()
+
+
 def show(title: str, rows: Sequence[dict[str, Any]]) -> None:
     """Print rows as a markdown table."""
     keys = list(dict.fromkeys(k for row in rows for k in row))
@@ -81,7 +85,7 @@ def save(name: str, rows: Sequence[dict[str, Any]], quick: bool, **more: Any) ->
     RESULTS.mkdir(exist_ok=True)
     result = {
         "benchmark": name,
-        "commit": commit(),
+        "commit": COMMIT,
         "date": time.strftime("%Y-%m-%d"),
         "machine": machine(),
         **more,

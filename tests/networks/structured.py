@@ -37,6 +37,25 @@ class Residual(nn.Module):
         return self.head(y.mean((2, 3)))
 
 
+class ClassToken(nn.Module):
+    """A vision transformer in small: patches, a token repeated for the batch, one block."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patch = nn.Conv2d(3, 16, 4, 4)
+        self.token = nn.Parameter(torch.linspace(-1, 1, 16).reshape(1, 1, 16))
+        self.position = nn.Parameter(torch.linspace(-2, 2, 17 * 16).reshape(1, 17, 16))
+        self.block = nn.TransformerEncoderLayer(
+            16, 2, 32, batch_first=True, norm_first=True, activation="gelu"
+        )
+        self.head = nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patch(x).flatten(2).transpose(1, 2)
+        x = torch.cat([self.token.expand(x.shape[0], -1, -1), x], 1) + self.position
+        return self.head(self.block(x)[:, 0])
+
+
 class SqueezeExcite(nn.Module):
     def __init__(self, gate: type[nn.Module] = nn.Sigmoid) -> None:
         super().__init__()
@@ -171,6 +190,9 @@ STRUCTURED = {
     "shared convolution": Specimen(Shared, (IMAGE,)),
     "attention by hand": Specimen(Attention, TOKENS),
     "scaled dot product": Specimen(Fused, TOKENS),
+    "class token": Specimen(
+        ClassToken, ((3, 16, 16),), frozenset({"batch_constant", "layer_norm", "gelu"})
+    ),
     "multi-head attention": Specimen(
         MultiHead, TOKENS, frozenset({"layer_norm", "add", "reshape", "transpose"})
     ),

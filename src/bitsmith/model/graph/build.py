@@ -32,6 +32,7 @@ class Builder:
         self._nodes: list[Node] = []
         self._params: dict[str, Tensor] = {}
         self._inputs: list[GraphInput] = []
+        self.batches: dict[str, str] = {}  # symbolic batch size → an input that has it
         self._held: dict[fx.Node, str] = {}  # value → name of the tensor that holds it
         self._param_of: dict[fx.Node, str] = {}
         self._parts: dict[fx.Node, list[str]] = {}  # results of chunk and split
@@ -67,6 +68,8 @@ class Builder:
                 name = self._unique(node.name)
                 dtype = str(value.dtype).removeprefix("torch.")
                 self._inputs.append(GraphInput(name, shape_of(value), dtype))
+                if value.dim() and isinstance(value.shape[0], torch.SymInt):
+                    self.batches.setdefault(str(value.shape[0]), name)
                 self._held[node] = name
 
     def _call(self, node: fx.Node) -> None:
@@ -158,7 +161,7 @@ class Builder:
         """Append a node on behalf of the call ``node``; returns its unique name."""
         layer = layer_of(node)
         owned = next(iter(params.values()), "")
-        base = owned.rpartition(".")[0] if owned and op != "constant" else ""
+        base = owned.rpartition(".")[0] if owned and "constant" not in op else ""
         if base and layer and not f"{base}.".startswith(f"{layer}."):
             base = layer  # the weight belongs to another module, which shares it
         name = self._unique(base or (f"{layer}.{op}" if layer else op))

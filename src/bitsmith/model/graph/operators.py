@@ -9,6 +9,7 @@ model run it, and the capture is checked against the original module with it.
 ``linear``         x ``[..., K]``, params weight ``[N, K]``, bias
 ``matmul``         a ``[..., M, K]``, b ``[..., K, N]``
 ``constant``       no input, params value: a tensor of the model's own that takes part in the graph
+``batch_constant``  params value ``[1, …]``, repeated for every sample of the input it reads
 ``add sub mul div``  two tensors, broadcast; an optional fused ``activation``
 ``concat``         any number of tensors; axis
 ``max_pool`` ``avg_pool`` ``global_avg_pool``  over the last dimensions
@@ -133,6 +134,7 @@ OPERATORS: dict[str, Kernel] = {
     "matmul": lambda a, p, x: torch.matmul(x[0], x[1]),
     "batch_norm": _batch_norm,
     "constant": lambda a, p, x: p["value"],
+    "batch_constant": lambda a, p, x: p["value"].expand(len(x[0]), *p["value"].shape[1:]),
     "add": lambda a, p, x: x[0] + x[1],
     "sub": lambda a, p, x: x[0] - x[1],
     "mul": lambda a, p, x: x[0] * x[1],

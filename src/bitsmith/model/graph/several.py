@@ -108,11 +108,19 @@ def _to(b: Builder, node: fx.Node) -> bool:
 
 @_expands("expand", "expand_as")
 def _expand(b: Builder, node: fx.Node) -> bool:
+    """No change of shape, or a parameter repeated once for every sample (a class token)."""
     source = node.args[0]
     assert isinstance(source, fx.Node)
-    if shape_of(source.meta["val"]) != shape_of(node.meta["val"]):
+    before, after = shape_of(source.meta["val"]), shape_of(node.meta["val"])
+    if before == after:
+        b.hold(node, b.tensor_of(source, node))
+        return True
+    owned = b.param_of(source)
+    size = str(node.meta["val"].shape[0])
+    if owned is None or before[:1] != (1,) or before[1:] != after[1:] or size not in b.batches:
         return False
-    b.hold(node, b.tensor_of(source, node))
+    name = b.add(node, "batch_constant", [b.batches[size]], {}, {"value": owned}, after)
+    b.hold(node, name)
     return True
 
 

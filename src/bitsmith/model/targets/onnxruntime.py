@@ -32,6 +32,7 @@ _FLOAT_REASONS: Mapping[str, str] = {
     "tanh": "ONNX Runtime has no integer Tanh",
     "layer_norm": "ONNX Runtime has no integer LayerNormalization",
     "constant": "a constant",
+    "batch_constant": "a constant, repeated for the batch",
 }
 
 

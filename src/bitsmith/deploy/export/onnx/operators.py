@@ -180,6 +180,14 @@ def _upsample(w: GraphWriter, e: Emission) -> None:
     )
 
 
+def _batch_constant(w: GraphWriter, e: Emission) -> None:
+    """Expand to [batch, 1, …]: Expand broadcasts the rest."""
+    batch = w.add("Shape", e.inputs, f"{e.output}.batch", start=0, end=1)
+    ones = _int64(w, e, "ones", [1] * (len(e.node.shape) - 1))
+    shape = w.add("Concat", [batch, ones], f"{e.output}.shape", axis=0)
+    w.add("Expand", [e.params["value"], shape], e.output)
+
+
 def _plain(kind: str, **attributes: Any) -> Emitter:
     return lambda w, e: w.add(kind, e.inputs, e.output, **attributes)
 
@@ -195,6 +203,7 @@ EMITTERS: dict[str, Emitter] = {
     "conv_transpose": _conv_transpose,
     "linear": _linear,
     "batch_norm": _batch_norm,
+    "batch_constant": _batch_constant,
     "layer_norm": _layer_norm,
     "matmul": _plain("MatMul"),
     "add": _plain("Add"),
