@@ -6,6 +6,7 @@ import pickle
 import struct
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -201,3 +202,9 @@ def test_a_model_with_an_own_part_called_module(tmp_path: Path) -> None:
     save_file({"module.weight": torch.ones(1, 2), "module.bias": torch.ones(1)}, tmp_path / "w")
     load_weights(wrapped, tmp_path / "w")
     assert torch.equal(wrapped["module"].weight, torch.ones(1, 2))
+
+
+def test_a_zip_of_something_else_is_no_pickle(tmp_path: Path) -> None:
+    np.savez(tmp_path / "data.npz", x=np.zeros(3))
+    with pytest.raises(WeightsError, match="not a safetensors file"):
+        load_weights(network(), tmp_path / "data.npz")

@@ -12,7 +12,7 @@ from bitsmith.cli.output import Output, json_path, progress
 from bitsmith.cli.samples import check_inputs, data_name, test_split
 from bitsmith.cli.staging import Staging
 from bitsmith.cli.tables import verification_tables
-from bitsmith.errors import CheckFailedError
+from bitsmith.errors import CheckFailedError, InputError
 
 __all__ = ["verify"]
 
@@ -45,6 +45,8 @@ def verify(
         from bitsmith.model.store import load
 
         runtimes[runtime]
+        if not artefact.is_file():
+            raise InputError(f"{artefact} does not exist; bitsmith quantize writes one")
         model = load(simulation_folder(artefact))
         chosen = test_split(data_name(data, model.provenance.get("dataset")), split)
         check_inputs(model, chosen)

@@ -127,8 +127,8 @@ def strip_data_parallel(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor],
 def _is_pickle(data: bytes, suffix: str) -> bool:
     if data[8:9] == b"{":  # the JSON header of safetensors, after its length
         return False
-    if data.startswith(b"PK\x03\x04"):  # torch.save since 1.6
-        return True
+    if data.startswith(b"PK\x03\x04"):  # a zip: torch.save since 1.6 puts its pickle first
+        return b"data.pkl" in data[:4096]
     if data[:1] == b"\x80" and data[1:2] in b"\x01\x02\x03\x04\x05" and data.endswith(b"."):
         return True
     # The legacy file of torch.save starts with a pickled magic number, storages follow.
