@@ -26,7 +26,6 @@ def refused(run, small_model, weights, tmp_path):
         ran = run("quantize", model, *given, "--data", data, "--out", out, *extra)
         assert ran.code == code
         assert "error: " in ran.err
-        # PyTorch itself prints the graph when tracing fails.
         assert ran.err.startswith("error: ")
         assert "Traceback" not in ran.err
         assert sorted(tmp_path.rglob("*")) == before, "files were left behind"
