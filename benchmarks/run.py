@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-SCRIPTS = ["accuracy_w8a8", "other_networks", "speed_w8a8", "quantize_cost"]
+SCRIPTS = ["accuracy_w8a8", "other_networks", "float_simulation", "speed_w8a8", "quantize_cost"]
 
 
 def main() -> None:

@@ -15,8 +15,7 @@ import bitsmith
 from bitsmith.deploy.verify import Verification
 from bitsmith.errors import DataError, InputError
 from bitsmith.model.quantized import QuantizedModel
-
-emulate = pytest.importorskip("emulate.machine")
+from emulate import machine as emulate
 
 
 class Small(nn.Module):
@@ -77,6 +76,8 @@ def test_openvino_runs_the_same_file(quantized: QuantizedModel, file: Path) -> N
     pytest.importorskip("openvino")
     found = bitsmith.verify(quantized, file, batches(), runtime="openvino")
     assert not found.exact
+    assert found.executed_integer is None  # its graph does not say which operator is which
+    assert "does not name them" in found.in_integers
     assert found.passed, found.failures
     assert all(t.isolated_max_lsb <= 1 for t in found.tensors if t.magnitude is None)
 
@@ -106,6 +107,22 @@ def test_one_changed_weight_is_found(quantized: QuantizedModel, file: Path, tmp_
     after = next(t for t in found.tensors if t.tensor == "head")
     assert after.isolated_differing == 0
     assert after.cause == "upstream"
+
+
+def test_a_difference_outside_the_isolated_samples_is_no_pass(
+    quantized: QuantizedModel, file: Path, tmp_path: Path
+) -> None:
+    def bump(array: object) -> object:
+        array.flat[5] += 1  # type: ignore[attr-defined]
+        return array
+
+    changed = _changed(file, tmp_path, "second.weight_codes", bump)
+    found = bitsmith.verify(quantized, changed, batches(), isolated_samples=0)
+    row = next(t for t in found.tensors if t.tensor == "second")
+    assert row.differing > 0
+    assert row.isolated_n == 0
+    assert row.cause == "not isolated"
+    assert any(f.startswith("second:") and "nothing before it" in f for f in found.failures)
 
 
 def test_an_unfused_region_is_named(quantized: QuantizedModel, file: Path, tmp_path: Path) -> None:

@@ -164,8 +164,7 @@ def _conclusion(output: Output, found: Assessment, seconds: dict[str, float]) ->
             (
                 "exactness",
                 f"{differing:,} of {codes:,} values differ between simulation and runtime; "
-                f"{found.verification.executed_integer} of {found.verification.planned_integer} "
-                "operators ran in integers",
+                f"in integers: {found.verification.in_integers}",
             ),
             (
                 "seconds",

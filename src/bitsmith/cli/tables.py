@@ -139,10 +139,7 @@ def _verification_facts(output: Output, found: Verification) -> None:
     output.facts(
         [
             ("samples", f"{found.samples:,}"),
-            (
-                "in integers",
-                f"{found.executed_integer} of {found.planned_integer} planned operators",
-            ),
+            ("in integers", found.in_integers),
             ("executed", ", ".join(f"{n} {op}" for op, n in sorted(found.operators.items()))),
             ("predictions changed", f"{found.changed_predictions} of {found.samples:,}"),
             ("largest output difference", f"{found.output_max_difference:g}"),

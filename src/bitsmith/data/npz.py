@@ -25,7 +25,7 @@ _DAMAGE = (
     EOFError,
     OSError,
     MemoryError,
-    NotImplementedError,
+    NotImplementedError,  # zipfile, of a compression it does not know
     RuntimeError,
     SyntaxError,
     tokenize.TokenError,

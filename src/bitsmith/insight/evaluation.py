@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, final
@@ -121,7 +122,7 @@ def evaluate(
             x = first.repeat(-(-size // len(first)), *[1] * (first.ndim - 1))[:size].contiguous()
             with torch.no_grad():
                 times[size] = latency(
-                    lambda x=x: call(x),  # type: ignore[misc]
+                    functools.partial(call, x),
                     repeats=latency_repeats,
                     seconds=latency_seconds,
                 )

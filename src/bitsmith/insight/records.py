@@ -125,6 +125,8 @@ def verification_records(found: Verification, keys: Mapping[str, Any]) -> list[R
     outcome = {"outcome": "holds" if found.passed else "does not hold"}
     reason = {"reason": "; ".join(found.failures)} if found.failures else {}
     for metric, value, n in totals:
+        if value is None:  # the runtime does not tell
+            continue
         records.append(
             Record(**{**common, **outcome, **reason, "metric": metric, "value": value, "n": n})
         )

@@ -213,7 +213,7 @@ def _pass(
         number = float(value.detach())
         if not math.isfinite(number):
             raise _NotFinite(f"the loss is {number} at epoch {epoch + 1}, step {step}")
-        value.backward()  # type: ignore[no-untyped-call]
+        value.backward()  # type: ignore[no-untyped-call]  # PyTorch leaves it untyped
         optimizer.step()
         total, samples = total + number * len(x), samples + len(x)
         advance()

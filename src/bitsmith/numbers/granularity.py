@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, ClassVar, final
 
 from bitsmith.errors import SchemeError, UnknownNameError
@@ -37,7 +37,7 @@ class Granularity(ABC):
 
     def to_json(self) -> dict[str, Any]:
         """Return ``{"name": ..., **fields}``, the inverse of :meth:`from_json`."""
-        return {"name": self.name, **asdict(self)}  # type: ignore[call-overload]
+        return {"name": self.name, **vars(self)}
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Granularity:

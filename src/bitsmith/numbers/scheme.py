@@ -49,7 +49,7 @@ class Scheme:
 
     format: NumberFormat
     symmetric: bool = True
-    granularity: Granularity = PerTensor()  # noqa: RUF009 (frozen)
+    granularity: Granularity = PerTensor()  # noqa: RUF009  # shared, but frozen
     narrow_range: bool | None = None
     scale_format: None = None
     rounding: Rounding = "half_even"

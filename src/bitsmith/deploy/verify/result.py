@@ -82,8 +82,10 @@ class Verification:
         order_assumed: which weights are neighbours in the 16-bit pair sums.
         samples: inputs compared.
         operators: operator → count in the optimized graph.
-        planned_integer, executed_integer, not_integer: integer operators planned, those that
-            ran so, and the names of the others.
+        planned_integer: operators planned to run in integers.
+        executed_integer: those that the runtime's own graph shows running so; None where the
+            runtime's graph does not say which of them it is (OpenVINO: see ``operators``).
+        not_integer: the names of those that ran in float.
         output_max_difference: largest absolute difference of the float outputs.
         changed_predictions: samples whose arg max differs (first output).
     """
@@ -99,10 +101,17 @@ class Verification:
     worst_cases: tuple[WorstCase, ...]
     operators: dict[str, int]
     planned_integer: int
-    executed_integer: int
+    executed_integer: int | None
     not_integer: tuple[str, ...]
     output_max_difference: float
     changed_predictions: int
+
+    @property
+    def in_integers(self) -> str:
+        """How many planned operators ran in integers, in words."""
+        if self.executed_integer is None:
+            return f"{self.planned_integer} operators planned; {self.runtime} does not name them"
+        return f"{self.executed_integer} of {self.planned_integer} planned operators"
 
     @property
     def exact(self) -> bool:
@@ -121,7 +130,15 @@ class Verification:
             names = ", ".join(self.not_integer)
             found.append(f"planned in integers but executed in float: {names}")
         islands = any(t.outcome == "float" for t in self.tensors)
+        excused = not self.exact  # something before may differ for a known reason
         for t in self.tensors:
+            excused = excused or t.outcome == "float" or t.isolated_differing > 0
+            if t.differing and not excused:
+                found.append(
+                    f"{t.tensor}: {t.differing} of {t.n} values differ, by up to {t.max_lsb:g}, "
+                    f"and nothing before it explains that; only {t.isolated_n} of them were "
+                    "compared on the runtime's own inputs (isolated_samples)"
+                )
             if not _agrees(t, self.exact):
                 unit = "codes" if t.magnitude is None else "values"
                 found.append(

@@ -68,7 +68,7 @@ def verify(
     exposed = open_session(with_outputs(proto, names), runtime, threads=threads)
     executed = plain.executed()
     integers = _integers(program, exposed)
-    comparison = _Comparison(program, codes, reals, integers)
+    comparison = _Comparison(program, codes, reals, integers or {})
     seen = 0
     for batch in data:
         inputs = [x[: samples - seen] for x in as_inputs(batch)]
@@ -91,20 +91,19 @@ def verify(
         tensors=tuple(comparison.rows()),
         worst_cases=tuple(worst_cases(model, runtime)),
         operators=operator_counts(executed),
-        planned_integer=len(integers),
-        executed_integer=sum(integers.values()),
-        not_integer=tuple(name for name, ran in integers.items() if not ran),
+        planned_integer=sum(o.kind == "integer" for o in program.outcomes.values()),
+        executed_integer=None if integers is None else sum(integers.values()),
+        not_integer=tuple(name for name, ran in (integers or {}).items() if not ran),
         output_max_difference=comparison.output.largest,
         changed_predictions=comparison.changed,
     )
 
 
-def _integers(program: Program, session: Session) -> dict[str, bool]:
-    """Planned integer nodes, and whether they ran so (ONNX Runtime says; others are trusted)."""
-    if session.name == "onnxruntime":
-        return integer_nodes(program, session.executed())
-    planned = [n.name for n in program.graph if program.outcomes[n.name].kind == "integer"]
-    return dict.fromkeys(planned, True)
+def _integers(program: Program, session: Session) -> dict[str, bool] | None:
+    """Planned integer node → whether it ran so; None where the runtime's graph does not tell."""
+    if session.name != "onnxruntime":
+        return None
+    return integer_nodes(program, session.executed())
 
 
 @final
@@ -187,11 +186,19 @@ class _Comparison:
                 rows.append(self._row(node.name, node))
         return rows
 
+    def _differs_before(self, node: Node | None) -> bool:
+        return node is not None and any(
+            i in self.cumulative and self.cumulative[i].differing for i in node.inputs
+        )
+
     def _row(self, name: str, node: Node | None) -> TensorComparison:
         whole = self.cumulative[name]
         alone = self.isolated[name] if node is not None else whole
         outcome = self.program.outcomes[name] if node is not None else None
-        cause = self.causes.get(name, "upstream" if whole.differing else "")
+        cause = self.causes.get(name, "")
+        if whole.differing and not cause:
+            # Equal on the runtime's own inputs; if those never differed, it was not compared so.
+            cause = "upstream" if self._differs_before(node) else "not isolated"
         return TensorComparison(
             tensor=name,
             op=node.op if node is not None else "quantize",

@@ -67,7 +67,7 @@ def _headlines(found: Assessment) -> list[tuple[str, str, str]]:
         faster = f"{other / time.median_ms:.2f} ×"
         items.append((f"speed, batch {batch}", faster, f"{other:.3f} ms → {time.median_ms:.3f} ms"))
     checked = found.verification
-    share = f"{checked.executed_integer} of {checked.planned_integer} operators in integers"
+    share = f"in integers: {checked.in_integers}"
     items.append(("file and simulation", "equal" if checked.passed else "differ", share))
     return items
 
@@ -187,7 +187,7 @@ def _verification(found: Verification) -> str:
         ("holds", "yes" if found.passed else "no: " + "; ".join(found.failures)),
         ("samples", f"{found.samples:,}"),
         ("operators executed", ", ".join(f"{n} {op}" for op, n in sorted(found.operators.items()))),
-        ("in integers", f"{found.executed_integer} of {found.planned_integer} planned"),
+        ("in integers", found.in_integers),
         ("changed predictions", f"{found.changed_predictions:,}"),
         ("largest output difference", f"{found.output_max_difference:g}"),
         ("worst-case codes", f"{worst:,} of {codes:,} differ ({len(found.worst_cases)} layers)"),

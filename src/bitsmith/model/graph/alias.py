@@ -6,6 +6,8 @@ from typing import final
 
 from torch import fx
 
+from bitsmith.model.graph.origin import schema_of
+
 __all__ = ["Aliases"]
 
 #: Results that are the input itself in evaluation mode, though their schemas promise a new tensor.
@@ -22,7 +24,7 @@ class Aliases:
 
     def add(self, node: fx.Node) -> None:
         """Record the result of the call ``node``, from what its schema says of its memory."""
-        schema = node.target._schema  # type: ignore[union-attr]
+        schema = schema_of(node)
         source = next((a for a in node.args if isinstance(a, fx.Node)), None)
         name = schema.name.split("::")[1]
         shares = any(r.alias_info is not None for r in schema.returns) or name in _HANDED_THROUGH

@@ -15,7 +15,7 @@ from bitsmith.model.graph.call import Call, Lowered
 from bitsmith.model.graph.carry import carry
 from bitsmith.model.graph.ir import Graph, GraphInput, Node
 from bitsmith.model.graph.lower import LOWERINGS
-from bitsmith.model.graph.origin import layer_of, shape_of, source_of
+from bitsmith.model.graph.origin import layer_of, schema_of, shape_of, source_of
 from bitsmith.model.graph.several import SEVERAL
 
 __all__ = ["Builder"]
@@ -76,8 +76,10 @@ class Builder:
         value = node.meta.get("val")
         if node.target is operator.getitem and node.args[0] in self._parts:
             source, index = node.args
-            self._held[node] = self._parts[source][index]  # type: ignore[index]
-            self._aliases.view(node, source)  # type: ignore[arg-type]
+            assert isinstance(source, fx.Node)
+            assert isinstance(index, int)
+            self._held[node] = self._parts[source][index]
+            self._aliases.view(node, source)
             return
         if isinstance(value, torch.SymInt | int | bool | torch.SymBool | float):
             return  # shape arithmetic: shapes are taken from the traced tensors
@@ -203,7 +205,7 @@ class Builder:
 
     def call_of(self, node: fx.Node) -> Call:
         """Return the arguments of ``node`` by name, defaults filled in, and the shapes."""
-        schema = node.target._schema  # type: ignore[union-attr]
+        schema = schema_of(node)
         names = [a.name for a in schema.arguments]
         args = {a.name: a.default_value for a in schema.arguments if a.has_default_value()}
         args.update(zip(names, node.args, strict=False))

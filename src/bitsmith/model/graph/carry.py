@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, fx
 
 from bitsmith.errors import CaptureError
-from bitsmith.model.graph.origin import shape_of, source_of
+from bitsmith.model.graph.origin import schema_of, shape_of, source_of
 
 if TYPE_CHECKING:
     from bitsmith.model.graph.build import Builder
@@ -45,7 +45,7 @@ def carry(b: Builder, node: fx.Node) -> None:
     attrs = {"target": _functional(node), "args": args, "kwargs": kwargs, "item": None}
     value = node.meta["val"]
     if isinstance(value, Tensor):
-        op = node.target._schema.name.split("::")[1]  # type: ignore[union-attr]
+        op = schema_of(node).name.split("::")[1]
         b.hold(node, b.append(node, "aten", op, inputs, attrs, params, shape_of(value)))
         return
     parts = []

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 
+import torch
 from torch import Tensor, fx
 
-__all__ = ["layer_of", "shape_of", "source_of"]
+__all__ = ["layer_of", "schema_of", "shape_of", "source_of"]
 
 
 def shape_of(value: Tensor) -> tuple[int, ...]:
@@ -27,3 +28,9 @@ def source_of(node: fx.Node) -> str:
     frames = re.findall(r'File "([^"]+)", line (\d+)', node.meta.get("stack_trace") or "")
     ours = [f for f in frames if "/torch/" not in f[0]] or frames
     return f"{ours[-1][0].rsplit('/', 1)[-1]}:{ours[-1][1]}" if ours else "an unknown line"
+
+
+def schema_of(node: fx.Node) -> torch.FunctionSchema:
+    """Return the schema of the ATen operator that ``node`` calls."""
+    assert isinstance(node.target, torch._ops.OpOverload)
+    return node.target._schema

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import fields
-from typing import ClassVar
+from typing import Any, ClassVar, cast
 
 from torch import Tensor
 
@@ -70,7 +70,7 @@ class Calibrator(ABC):
     @property
     def spec(self) -> str:
         """The short form, ``name`` or ``name:argument``, which :func:`make_calibrator` reads."""
-        values = [getattr(self, f.name) for f in fields(self)]  # type: ignore[arg-type]
+        values = [getattr(self, f.name) for f in fields(cast(Any, self))]
         return ":".join([self.name, *(repr(float(v)).removesuffix(".0") for v in values)])
 
 
@@ -90,7 +90,7 @@ def make_calibrator(spec: str) -> Calibrator:
     calibrator = calibrators[name]
     if not colon:
         return calibrator()
-    parameters = [f.name for f in fields(calibrator)]  # type: ignore[arg-type]
+    parameters = [f.name for f in fields(cast(Any, calibrator))]
     if not parameters:
         raise InputError(f"calibrator {name!r} takes no argument, but {spec!r} gives one")
     try:

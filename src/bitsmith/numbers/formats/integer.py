@@ -55,7 +55,7 @@ class IntegerFormat(NumberFormat):
             raise SchemeError(f"integer formats have 1 to 8 bits, not {self.bits}")
 
     @property
-    def name(self) -> str:  # type: ignore[override]
+    def name(self) -> str:  # type: ignore[override]  # derived, others store it
         """``int4``, ``uint8`` …"""
         return f"{'int' if self.signed else 'uint'}{self.bits}"
 

@@ -54,29 +54,18 @@ def _int64(w: GraphWriter, e: Emission, role: str, values: Any) -> str:
     return w.constant(f"{e.output}.{role}", list(values), np.int64)
 
 
-def _conv(w: GraphWriter, e: Emission) -> None:
-    w.add(
-        "Conv",
-        e.optional("weight", "bias"),
-        e.output,
-        strides=e.attr("stride"),
-        pads=e.attr("padding") * 2,
-        dilations=e.attr("dilation"),
-        group=e.attr("groups"),
-    )
+def _window(e: Emission) -> dict[str, Any]:
+    """Stride and symmetric padding of a convolution or pool."""
+    return {"strides": e.attr("stride"), "pads": e.attr("padding") * 2}
+
+
+def _conv(w: GraphWriter, e: Emission, kind: str = "Conv", **more: Any) -> None:
+    own = {"dilations": e.attr("dilation"), "group": e.attr("groups")}
+    w.add(kind, e.optional("weight", "bias"), e.output, **_window(e), **own, **more)
 
 
 def _conv_transpose(w: GraphWriter, e: Emission) -> None:
-    w.add(
-        "ConvTranspose",
-        e.optional("weight", "bias"),
-        e.output,
-        strides=e.attr("stride"),
-        pads=e.attr("padding") * 2,
-        output_padding=e.attr("output_padding"),
-        dilations=e.attr("dilation"),
-        group=e.attr("groups"),
-    )
+    _conv(w, e, "ConvTranspose", output_padding=e.attr("output_padding"))
 
 
 def _linear(w: GraphWriter, e: Emission) -> None:
@@ -116,30 +105,17 @@ def _relu(w: GraphWriter, e: Emission) -> None:
         _clamp(w, e)
 
 
+def _pool(w: GraphWriter, e: Emission, kind: str, **more: Any) -> None:
+    own = {"kernel_shape": e.attr("kernel"), "ceil_mode": int(e.attr("ceil_mode"))}
+    w.add(kind, e.inputs, e.output, **_window(e), **own, **more)
+
+
 def _max_pool(w: GraphWriter, e: Emission) -> None:
-    w.add(
-        "MaxPool",
-        e.inputs,
-        e.output,
-        kernel_shape=e.attr("kernel"),
-        strides=e.attr("stride"),
-        pads=e.attr("padding") * 2,
-        dilations=e.attr("dilation"),
-        ceil_mode=int(e.attr("ceil_mode")),
-    )
+    _pool(w, e, "MaxPool", dilations=e.attr("dilation"))
 
 
 def _avg_pool(w: GraphWriter, e: Emission) -> None:
-    w.add(
-        "AveragePool",
-        e.inputs,
-        e.output,
-        kernel_shape=e.attr("kernel"),
-        strides=e.attr("stride"),
-        pads=e.attr("padding") * 2,
-        ceil_mode=int(e.attr("ceil_mode")),
-        count_include_pad=int(e.attr("count_include_pad")),
-    )
+    _pool(w, e, "AveragePool", count_include_pad=int(e.attr("count_include_pad")))
 
 
 def _mean(w: GraphWriter, e: Emission) -> None:
