@@ -102,7 +102,7 @@ def test_demo(run, tmp_path):
         "report.html",
     ]
     assert "0 of" in ran.out
-    assert "10 of 10 planned operators ran in integers" in ran.out
+    assert "in integers: 10 of 10 planned operators" in ran.out
     share = re.search(r"accuracy\s+([\d.]+) % in float32, ([\d.]+) %", ran.out)
     assert share is not None
     assert float(share[1]) > 95
