@@ -18,17 +18,39 @@ if TYPE_CHECKING:
     from bitsmith.deploy.verify import verify
     from bitsmith.errors import BitsmithError
     from bitsmith.model.evaluate import accuracy
+    from bitsmith.model.presets import make_recipe
     from bitsmith.model.ptq import ptq
     from bitsmith.model.quantized import QuantizedModel
-    from bitsmith.model.recipe import Recipe, Rule, make_recipe
+    from bitsmith.model.recipe import Recipe, Rule
     from bitsmith.model.store import load, save
     from bitsmith.model.train import fit
     from bitsmith.numbers import (
+        PerBlock,
         PerChannel,
+        PerGroup,
         PerTensor,
+        PerToken,
         QTensor,
         Scheme,
+        bf16,
+        cluster,
+        codebook1,
+        codebook2,
+        codebook3,
+        codebook4,
+        codebook5,
+        codebook6,
+        codebook7,
+        codebook8,
+        e8m0,
         fake_quantize,
+        fp4_e2m1fn,
+        fp6_e2m3fn,
+        fp6_e3m2fn,
+        fp8_e4m3fn,
+        fp8_e5m2,
+        fp16,
+        fp32,
         int1,
         int2,
         int3,
@@ -37,7 +59,12 @@ if TYPE_CHECKING:
         int6,
         int7,
         int8,
+        int16,
+        named_scheme,
+        nf4,
         quantize,
+        search_range,
+        ternary,
         uint1,
         uint2,
         uint3,
@@ -46,13 +73,18 @@ if TYPE_CHECKING:
         uint6,
         uint7,
         uint8,
+        uint16,
     )
+    from bitsmith.numbers.formats import formats
     from bitsmith.zoo import load_model
 
 __all__ = [
     "BitsmithError",
+    "PerBlock",
     "PerChannel",
+    "PerGroup",
     "PerTensor",
+    "PerToken",
     "QTensor",
     "QuantizedModel",
     "Recipe",
@@ -60,9 +92,28 @@ __all__ = [
     "Scheme",
     "__version__",
     "accuracy",
+    "bf16",
+    "cluster",
+    "codebook1",
+    "codebook2",
+    "codebook3",
+    "codebook4",
+    "codebook5",
+    "codebook6",
+    "codebook7",
+    "codebook8",
+    "e8m0",
     "export",
     "fake_quantize",
     "fit",
+    "formats",
+    "fp4_e2m1fn",
+    "fp6_e2m3fn",
+    "fp6_e3m2fn",
+    "fp8_e4m3fn",
+    "fp8_e5m2",
+    "fp16",
+    "fp32",
     "int1",
     "int2",
     "int3",
@@ -71,14 +122,19 @@ __all__ = [
     "int6",
     "int7",
     "int8",
+    "int16",
     "load",
     "load_dataset",
     "load_model",
     "make_recipe",
+    "named_scheme",
+    "nf4",
     "open_session",
     "ptq",
     "quantize",
     "save",
+    "search_range",
+    "ternary",
     "uint1",
     "uint2",
     "uint3",
@@ -87,6 +143,7 @@ __all__ = [
     "uint6",
     "uint7",
     "uint8",
+    "uint16",
     "verify",
 ]
 
@@ -100,11 +157,17 @@ _HOMES = {
     "bitsmith.model.evaluate": "accuracy",
     "bitsmith.model.ptq": "ptq",
     "bitsmith.model.quantized": "QuantizedModel",
-    "bitsmith.model.recipe": "Recipe Rule make_recipe",
+    "bitsmith.model.presets": "make_recipe",
+    "bitsmith.model.recipe": "Recipe Rule",
     "bitsmith.model.store": "load save",
     "bitsmith.model.train": "fit",
-    "bitsmith.numbers": "PerChannel PerTensor QTensor Scheme fake_quantize quantize"
-    " int1 int2 int3 int4 int5 int6 int7 int8 uint1 uint2 uint3 uint4 uint5 uint6 uint7 uint8",
+    "bitsmith.numbers": "PerBlock PerChannel PerGroup PerTensor PerToken QTensor Scheme bf16"
+    " cluster codebook1 codebook2 codebook3 codebook4 codebook5 codebook6"
+    " codebook7 codebook8 e8m0 fake_quantize fp4_e2m1fn fp6_e2m3fn fp6_e3m2fn"
+    " fp8_e4m3fn fp8_e5m2 fp16 fp32 int1 int2 int3 int4 int5 int6 int7 int8"
+    " int16 named_scheme nf4 quantize search_range ternary uint1 uint2 uint3"
+    " uint4 uint5 uint6 uint7 uint8 uint16",
+    "bitsmith.numbers.formats": "formats",
     "bitsmith.zoo": "load_model",
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}

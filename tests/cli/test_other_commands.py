@@ -9,7 +9,7 @@ import pytest
 import bitsmith
 from bitsmith.cli.app import app
 
-COMMANDS = ["demo", "quantize", "verify", "evaluate", "inspect", "list"]
+COMMANDS = ["demo", "quantize", "verify", "evaluate", "inspect", "study", "list"]
 
 
 def test_offers_exactly_what_exists(run):
@@ -48,11 +48,12 @@ def test_a_reader_that_goes_away_is_no_traceback():
 @pytest.mark.parametrize(
     ("kind", "names"),
     [
-        ("formats", ["int8", "uint1"]),
+        ("formats", ["int8", "uint1", "fp8_e4m3fn", "nf4", "codebook4"]),
         ("calibrators", ["mse", "percentile", "minmax"]),
         ("algorithms", ["nearest", "pair-bound"]),
         ("targets", ["onnxruntime"]),
         ("exporters", ["onnx"]),
+        ("studies", ["numbers", "memory", "rounding", "granularity"]),
         ("recipes", ["W8A8", "W4A8-edge8"]),
         ("datasets", ["digits", "moons", "mnist", "fashion-mnist", "cifar10"]),
         ("models", ["digits-cnn", "mlp", "mnist-cnn", "cifar-resnet20"]),
@@ -68,7 +69,7 @@ def test_list(run, kind, names):
 
 
 def test_list_has_nothing_of_what_does_not_exist(run):
-    assert run("list", "studies").code == 2
+    assert run("list", "experiments").code == 2
 
 
 def test_inspect_a_zoo_model_with_random_weights(run):
@@ -91,6 +92,28 @@ def test_inspect_a_model_of_ones_own(run, small_model, weights):
     assert ran.code == 0
     assert "QLinearConv" in ran.out
     assert "100.00 %" not in ran.out  # no single layer does all the work
+
+
+def test_inspect_tells_sizes_and_errors_and_draws(run, tmp_path):
+    for suffix, start in ((".svg", b"<?xml"), (".png", b"\x89PNG")):
+        path = tmp_path / f"w{suffix}"
+        ran = run("inspect", "mnist-cnn", "--plot", path, "--json", "-")
+        assert ran.code == 0, ran.err
+        assert path.read_bytes().startswith(start)
+    sizes = {r["recipe"]: r for r in ran.json["records"] if "bytes" in r}
+    assert {"bfloat16", "int6", "nf4 group 64", "mxfp4 group 32", "ternary"} <= set(sizes)
+    assert 4 < sizes["int4 group 64"]["bits_per_weight"] <= 4.51
+    tried = {r["weight_bits"] for r in ran.json["records"] if r.get("metric") == "mae"}
+    assert tried == {8, 7, 6, 5, 4, 3, 2}
+    assert max(map(len, ran.err.splitlines())) <= 160
+
+
+@pytest.mark.parametrize(("name", "reason"), [("w.pdf", ".svg or .png"), ("no/w.png", "create it")])
+def test_inspect_plot_that_cannot_be_written(run, tmp_path, name, reason):
+    ran = run("inspect", "mnist-cnn", "--plot", tmp_path / name)
+    assert ran.code == 2
+    assert reason in ran.err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_demo(run, tmp_path):

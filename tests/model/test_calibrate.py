@@ -14,7 +14,7 @@ from bitsmith.errors import DataError
 from bitsmith.model.calibrate import as_inputs, encodings, gather
 from bitsmith.model.graph import Graph, capture, simplify
 from bitsmith.model.place import Placement, place
-from bitsmith.model.recipe import make_recipe
+from bitsmith.model.presets import make_recipe
 from bitsmith.model.targets import make_target
 from bitsmith.numbers.calibrators import make_calibrator
 from bitsmith.numbers.encoding import Encoding

@@ -10,7 +10,7 @@ from bitsmith.errors import WeightsError
 from bitsmith.model.convert import IntegerLayer, integer_layer
 from bitsmith.model.graph import capture
 from bitsmith.model.place import place
-from bitsmith.model.recipe import make_recipe
+from bitsmith.model.presets import make_recipe
 from bitsmith.model.targets import make_target
 from bitsmith.numbers.encoding import Encoding
 from bitsmith.numbers.formats.integer import integer_format

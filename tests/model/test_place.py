@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from bitsmith.errors import RecipeError, UnknownNameError
 from bitsmith.model.graph import Graph, capture, simplify
 from bitsmith.model.place import Placement, place, weighted_layers
-from bitsmith.model.recipe import Recipe, Rule, make_recipe
+from bitsmith.model.presets import make_recipe
+from bitsmith.model.recipe import Recipe, Rule
 from bitsmith.model.targets import make_target, targets
 
 W8A8 = make_recipe("W8A8")

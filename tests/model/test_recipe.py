@@ -7,7 +7,8 @@ import json
 import pytest
 
 from bitsmith.errors import RecipeError, UnknownNameError
-from bitsmith.model.recipe import Recipe, Rule, make_recipe, preset_names
+from bitsmith.model.presets import make_recipe, preset_names
+from bitsmith.model.recipe import Recipe, Rule
 from bitsmith.numbers.formats.integer import integer_format
 from bitsmith.numbers.scheme import PerChannel
 

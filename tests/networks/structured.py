@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bitsmith.model.recipe import Recipe, Rule, make_recipe
+from bitsmith.model.presets import make_recipe
+from bitsmith.model.recipe import Recipe, Rule
 from networks.convolutional import IMAGE, conv, plain
 from networks.harness import Specimen
 

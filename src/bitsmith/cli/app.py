@@ -19,6 +19,7 @@ from bitsmith.cli.evaluate import evaluate
 from bitsmith.cli.inspect import inspect
 from bitsmith.cli.list import list_names
 from bitsmith.cli.quantize import quantize
+from bitsmith.cli.study import study
 from bitsmith.cli.verify import verify
 from bitsmith.errors import BitsmithError
 from bitsmith.version import __version__
@@ -42,6 +43,7 @@ app.command("quantize")(quantize)
 app.command("verify")(verify)
 app.command("evaluate")(evaluate)
 app.command("inspect")(inspect)
+app.command("study")(study)
 app.command("list")(list_names)
 
 

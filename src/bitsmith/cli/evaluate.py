@@ -12,6 +12,7 @@ from bitsmith.cli.output import Output, json_path, progress
 from bitsmith.cli.samples import check_shape, data_name, test_split
 from bitsmith.cli.staging import Staging
 from bitsmith.cli.tables import evaluation_table
+from bitsmith.cli.texts import evaluate_texts, is_text, text_split
 from bitsmith.errors import InputError
 
 if TYPE_CHECKING:
@@ -45,8 +46,13 @@ def evaluate(
     ] = None,
     batch_size: BatchSize = 128,
     runtime: Annotated[
-        str, typer.Option(help="See: bitsmith list runtimes; or torch, for a MODEL as it is.")
-    ] = "onnxruntime",
+        str | None,
+        typer.Option(
+            help="See: bitsmith list runtimes; or torch, for a MODEL as it is. Default: "
+            "onnxruntime; torch for a MODEL of text.",
+            show_default=False,
+        ),
+    ] = None,
     threads: Threads = None,
     simulate: Annotated[
         bool, typer.Option("--simulate", help="Run the simulation beside an .onnx file instead.")
@@ -54,6 +60,8 @@ def evaluate(
     json: Json = None,
 ) -> None:
     """Measure accuracy with its 95 % interval, size, and latency at batch 1 and 128.
+
+    On a text data set: Spearman × 100 of pairs, or loss in nats per token, and size.
 
     Without --reference, --weights belongs to MODEL; an ARTEFACT has its own, and then --weights
     belongs to the reference.
@@ -64,8 +72,13 @@ def evaluate(
         from bitsmith.insight.records import evaluation_records
 
         asked = [subject] if reference is None else [subject, reference]
+        asked_runtime, runtime = runtime, runtime or "onnxruntime"
         found = _found(asked, weights, allow_pickle, runtime, threads, simulate)
         name = data_name(data, next((d for d in map(_default_data, found) if d), None))
+        if is_text(name):
+            lines = text_split(name, split, limit)
+            output.json(evaluate_texts(output, found, lines, asked_runtime), staging)
+            return
         samples = test_split(name, split)
         batches = samples.batches(batch_size, limit=_limited(limit, samples))
         subjects = [_ready(f, samples, runtime, threads) for f in found]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -11,6 +12,7 @@ from bitsmith.cli.output import Output, json_path
 from bitsmith.cli.samples import check_shape, test_split
 from bitsmith.cli.staging import Staging
 from bitsmith.cli.tables import amount, percent
+from bitsmith.errors import InputError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,6 +30,15 @@ def inspect(
     allow_pickle: AllowPickle = False,
     recipe: Annotated[str, typer.Option(metavar="RECIPE", help="What would be done.")] = "W8A8",
     split: Annotated[str | None, typer.Option(help="Of the data.", show_default=False)] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(
+            "--plot",
+            metavar="FILE",
+            help="Draw range and error of each weight, as .svg or .png.",
+            show_default=False,
+        ),
+    ] = None,
     json: Json = None,
 ) -> None:
     """Show parameters, bytes in every format, ranges, outliers, and what would be quantized.
@@ -36,7 +47,9 @@ def inspect(
     a sample of --data for a model of yours.
     """
     output = Output("inspect", json)
-    with Staging([json_path(json)]) as staging:
+    if plot is not None and plot.suffix not in (".svg", ".png"):
+        raise InputError(f"--plot {plot} must end in .svg or .png, which says what to write")
+    with Staging([plot, json_path(json)]) as staging:
         from bitsmith.insight.inspect import inspect as look
         from bitsmith.insight.inspect import inspect_records
         from bitsmith.zoo import load_model, zoo_models
@@ -47,6 +60,8 @@ def inspect(
         )
         example = _example(loaded, data, split)
         found = look(loaded.module, example, recipe=recipe)
+        if plot is not None:
+            _draw(found, staging.path(plot))
         _print(output, found, loaded.name, recipe)
         if not trained and weights is None:
             output.line(f"{model} has no published weights: the values are random ones")
@@ -68,22 +83,64 @@ def _example(loaded: LoadedModel, data: str | None, split: str | None) -> Tensor
     return torch.randn(2, *loaded.input_shape, generator=generator)
 
 
+def _draw(found: Inspection, path: Path) -> None:
+    from bitsmith.insight.report.inspection import inspection_figure
+    from bitsmith.insight.report.style import png, standalone_svg
+
+    if not found.weights:
+        raise InputError("--plot: the model has no weights (parameters with two axes) to draw")
+    figure = inspection_figure(found)
+    if path.suffix == ".svg":
+        path.write_text(standalone_svg(figure.draw, figure.size), encoding="utf-8")
+    else:
+        path.write_bytes(png(figure.draw, figure.size))
+
+
 def _print(output: Output, found: Inspection, name: str, recipe: str) -> None:
     output.heading(name)
-    output.facts(
-        [
-            ("parameters", f"{found.parameters:,}"),
-            ("bytes", ", ".join(f"{f} {amount(b)}" for f, b in found.bytes.items())),
-        ]
+    output.facts([("parameters", f"{found.parameters:,}")])
+    _print_sizes(output, found)
+    _print_weights(output, found)
+    output.heading(f"What {recipe} would do")
+    if found.why_not:
+        output.line(f"unknown: {found.why_not}; pass --data")
+        return
+    output.table(
+        ["layer", "operator", "outcome", "kernel or reason", ">share of MACs"],
+        [(r.layer, r.op, r.outcome, r.reason, percent(r.macs_share)) for r in found.coverage],
     )
-    output.line(
-        "(int8 and int4: weights with a float32 scale per output channel; the rest float32)"
-    )
-    output.heading("Weights: spread, and mean error of nearest rounding against the mean weight")
-    columns = ["layer", "operator", "shape", ">low", ">high", ">absmax/std", ">kurtosis"]
-    columns += [">8 bits", ">4 bits", ">2 bits"]
+
+
+def _print_sizes(output: Output, found: Inspection) -> None:
+    output.heading("Bytes in every format")
+    whole = next(s.bytes for s in found.sizes if s.storage.name == "float32")
+    columns = ["format", "scales", ">bytes", ">float32 / this", ">bits per weight"]
     output.table(
         columns,
+        [
+            (
+                s.storage.name,
+                s.storage.granularity if s.storage.scheme.scaled else "none",
+                amount(s.bytes),
+                f"{whole / s.bytes:.2f}" if s.bytes else "-",
+                f"{s.bits_per_weight:.3f}",
+            )
+            for s in found.sizes
+        ],
+    )
+    output.line("Up to 8 bits: weights with their scales; everything else stays float32.")
+    for s in found.sizes:
+        if s.fitting < s.weights:
+            output.line(
+                f"{s.storage.name}: the groups divide {s.fitting} of {s.weights} weights; the "
+                "others have a float32 scale per output channel"
+            )
+
+
+def _print_weights(output: Output, found: Inspection) -> None:
+    output.heading("Weights: spread")
+    output.table(
+        ["layer", "operator", "shape", ">low", ">high", ">absmax/std", ">kurtosis"],
         [
             (
                 w.layer,
@@ -93,16 +150,13 @@ def _print(output: Output, found: Inspection, name: str, recipe: str) -> None:
                 f"{w.high:.3g}",
                 f"{w.outlier:.1f}",
                 f"{w.kurtosis:.1f}",
-                *(f"{100 * e:.2f} %" for e in w.relative.values()),
             )
             for w in found.weights
         ],
     )
-    output.heading(f"What {recipe} would do")
-    if found.why_not:
-        output.line(f"unknown: {found.why_not}; pass --data")
-        return
+    output.heading("Mean error of nearest rounding per output channel, % of the mean weight")
+    widths = list(found.weights[0].relative) if found.weights else []
     output.table(
-        ["layer", "operator", "outcome", "kernel or reason", ">share of MACs"],
-        [(r.layer, r.op, r.outcome, r.reason, percent(r.macs_share)) for r in found.coverage],
+        ["layer", *(f">{bits} bits" for bits in widths)],
+        [(w.layer, *(f"{100 * e:.2f}" for e in w.relative.values())) for w in found.weights],
     )

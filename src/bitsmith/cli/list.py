@@ -16,7 +16,13 @@ __all__ = ["list_names"]
 
 #: Where the objects of each kind go in a record.
 _KEYS = {"calibrators": "calibrator", "algorithms": "algorithm", "targets": "target"}
-_KEYS |= {"recipes": "recipe", "datasets": "dataset", "models": "model", "runtimes": "runtime"}
+_KEYS |= {
+    "recipes": "recipe",
+    "datasets": "dataset",
+    "models": "model",
+    "runtimes": "runtime",
+    "studies": "study",
+}
 
 
 def list_names(
@@ -24,8 +30,8 @@ def list_names(
         str,
         typer.Argument(
             metavar="KIND",
-            help="formats, calibrators, algorithms, targets, exporters, recipes, datasets, models "
-            "or runtimes.",
+            help="formats, calibrators, algorithms, targets, exporters, recipes, studies, "
+            "datasets, models or runtimes.",
         ),
     ],
     json: Json = None,
@@ -57,11 +63,18 @@ def _summary(thing: Any) -> str:
 
 
 def _formats() -> list[tuple[str, str]]:
+    from bitsmith.numbers.description import describe
     from bitsmith.numbers.formats import formats
 
-    return [
-        (n, f"{formats[n].min:g} to {formats[n].max:g}, {formats[n].bits} bits") for n in formats
-    ]
+    rows = []
+    for name in formats:
+        facts = describe(formats[name])
+        what = f"{facts['family']}, {facts['bits']} bits"
+        if facts["min"] is None:
+            rows.append((name, f"{what}: {facts['values']} values, learned for each tensor"))
+        else:
+            rows.append((name, f"{what}, {facts['min']:g} to {facts['max']:g}"))
+    return rows
 
 
 def _calibrators() -> list[tuple[str, str]]:
@@ -91,22 +104,31 @@ def _exporters() -> list[tuple[str, str]]:
 
 
 def _recipes() -> list[tuple[str, str]]:
-    from bitsmith.model.recipe import make_recipe, preset_names
+    from bitsmith.model.presets import make_recipe, preset_names
 
     rows = []
     for name in preset_names():
         recipe = make_recipe(name)
-        weight = recipe.rules[0].weight
+        weight = recipe.rules[-1].weight
         edge = f", first and last layer {recipe.edge_bits} bits" if recipe.edge_bits else ""
         what = "none" if weight is None else f"{weight.format} {weight.granularity}"
-        rows.append((name, f"weights {what}, activations {recipe.activation.format}{edge}"))
+        activation = "float" if recipe.activation is None else recipe.activation.format
+        rows.append((name, f"{recipe.lane}: weights {what}, activations {activation}{edge}"))
     return rows
+
+
+def _studies() -> list[tuple[str, str]]:
+    from bitsmith.studies import studies
+
+    return [(n, studies[n].title) for n in studies]
 
 
 def _datasets() -> list[tuple[str, str]]:
     from bitsmith.data import datasets
+    from bitsmith.data.texts import texts
 
-    return [(n, _summary(datasets[n])) for n in datasets]
+    samples = [(n, _summary(datasets[n])) for n in datasets]
+    return samples + [(n, f"Text: {_summary(texts[n])}") for n in texts]
 
 
 def _models() -> list[tuple[str, str]]:
@@ -128,6 +150,7 @@ _KINDS: dict[str, Callable[[], list[tuple[str, str]]]] = {
     "targets": _targets,
     "exporters": _exporters,
     "recipes": _recipes,
+    "studies": _studies,
     "datasets": _datasets,
     "models": _models,
     "runtimes": _runtimes,

@@ -81,7 +81,7 @@ def quantize(
         raise InputError(f"--out {out}: the file's name must end in .onnx")
     with Staging([out, folder, report, json_path(json)]) as staging:
         from bitsmith.model.ptq import ptq
-        from bitsmith.model.recipe import make_recipe
+        from bitsmith.model.presets import make_recipe
         from bitsmith.model.targets import make_target
         from bitsmith.numbers.calibrators import make_calibrator
         from bitsmith.zoo import load_model

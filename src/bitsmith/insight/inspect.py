@@ -11,26 +11,36 @@ from torch import Tensor, nn
 
 from bitsmith.errors import WeightsError
 from bitsmith.insight.measure import Record
+from bitsmith.insight.storage import ModelSize, model_sizes
 from bitsmith.model.graph import Graph, capture, simplify
 from bitsmith.model.graph.macs import macs_by_node
 from bitsmith.model.place import place
 from bitsmith.model.quantized import CoverageRow
-from bitsmith.model.recipe import make_recipe
+from bitsmith.model.presets import make_recipe
 from bitsmith.model.targets import make_target
 from bitsmith.numbers import PerChannel, Scheme, integer_format, quantize
 
-__all__ = ["BITS", "Inspection", "WeightFacts", "inspect", "inspect_records", "weight_facts"]
+__all__ = [
+    "BITS",
+    "SHARES",
+    "Inspection",
+    "WeightFacts",
+    "format_bytes",
+    "inspect",
+    "inspect_records",
+    "weight_facts",
+]
 
 #: Bit widths at which nearest rounding is tried.
-BITS = (8, 4, 2)
-#: Bit widths of the formats whose size is told.
-FORMATS = {"float32": 32, "float16": 16, "int8": 8, "int4": 4}
+BITS = (8, 7, 6, 5, 4, 3, 2)
+#: Shares of the values below which the quantiles of a weight lie, in per cent.
+SHARES = (0.1, 1.0, 50.0, 99.0, 99.9)
 
 
 @final
 @dataclass(frozen=True)
 class WeightFacts:
-    """One weight: a parameter with at least two axes.
+    """One weight: a parameter with at least two axes and at least one value.
 
     Attributes:
         layer: the layer's name, or that of the parameter.
@@ -38,6 +48,7 @@ class WeightFacts:
         shape: of the weight.
         parameters: numbers in it.
         low, high: smallest and largest value.
+        quantiles: values below which the :data:`SHARES` of all values lie.
         outlier: ``max|w| / std(w)``: about 4 for a normal distribution of 10,000 values; large
             where a few values set the scale of all.
         kurtosis: ``mean((w − mean)⁴) / var²``: 3 for a normal distribution; 0 for a constant.
@@ -51,6 +62,7 @@ class WeightFacts:
     parameters: int
     low: float
     high: float
+    quantiles: tuple[float, ...]
     outlier: float
     kurtosis: float
     mae: dict[int, float]
@@ -64,14 +76,14 @@ class Inspection:
 
     Attributes:
         parameters: trainable numbers.
-        bytes: format → bytes, with all weights in it (see :func:`format_bytes`).
+        sizes: what it takes with all weights in one format, for each format.
         weights: one entry per weight, batch norms folded in where the model could be captured.
         coverage: what a recipe would do to each operator; empty when not captured.
         why_not: why it is empty.
     """
 
     parameters: int
-    bytes: dict[str, int]
+    sizes: list[ModelSize]
     weights: list[WeightFacts]
     coverage: list[CoverageRow] = field(default_factory=list)
     why_not: str = ""
@@ -97,10 +109,10 @@ def inspect(
     """
     _check_finite(module)
     count = sum(p.numel() for p in module.parameters())
-    sizes = format_bytes(module)
+    sizes = model_sizes(module.parameters())
     if example is None:
         named = ((n, "parameter", p.detach()) for n, p in module.named_parameters())
-        facts = [weight_facts(n, op, w) for n, op, w in named if w.dim() >= 2]
+        facts = [weight_facts(n, op, w) for n, op, w in named if w.dim() >= 2 and w.numel()]
         return Inspection(count, sizes, facts, why_not="no example of the input is known")
     graph = simplify(capture(module, example))
     facts = [weight_facts(n, op, w) for n, op, w in _graph_weights(graph)]
@@ -129,6 +141,7 @@ def weight_facts(layer: str, op: str, weight: Tensor) -> WeightFacts:
         parameters=w.numel(),
         low=float(w.min()),
         high=float(w.max()),
+        quantiles=_quantiles(w),
         outlier=float(w.abs().max()) / std if std else 0.0,
         kurtosis=float(centred.pow(4).mean()) / variance**2 if variance else 0.0,
         mae=mae,
@@ -139,37 +152,19 @@ def weight_facts(layer: str, op: str, weight: Tensor) -> WeightFacts:
 def format_bytes(module: nn.Module) -> dict[str, int]:
     """Return format → bytes of the parameters when the weights are stored in it.
 
-    Weights are parameters with at least two axes. In an integer format they come with one
-    float32 scale per output channel, and everything else (biases, norms) stays float32; in
-    float16 everything is float16.
+    Weights are parameters with at least two axes; see
+    :func:`bitsmith.insight.storage.model_sizes`.
 
-    >>> format_bytes(nn.Linear(100, 10))
-    {'float32': 4040, 'float16': 2020, 'int8': 1080, 'int4': 580}
+    >>> sizes = format_bytes(nn.Linear(100, 10))
+    >>> [sizes[name] for name in ("float32", "float16", "int8", "int4")]
+    [4040, 2020, 1080, 580]
     """
-    tensors = list(module.parameters())
-    found = {}
-    for name, bits in FORMATS.items():
-        if bits >= 16:
-            found[name] = sum(p.numel() for p in tensors) * bits // 8
-            continue
-        weights = [p for p in tensors if p.dim() >= 2]
-        codes = sum(-(-p.numel() * bits // 8) + 4 * p.shape[0] for p in weights)
-        found[name] = codes + 4 * sum(p.numel() for p in tensors if p.dim() < 2)
-    return found
+    return {size.storage.name: size.bytes for size in model_sizes(module.parameters())}
 
 
 def inspect_records(found: Inspection, keys: dict[str, Any]) -> list[Record]:
     """Return the sizes, one record per measure of each weight, and the coverage."""
-    records = [
-        Record(
-            **keys,
-            metric="parameters",
-            value=found.parameters,
-            weight_bits=FORMATS[name],
-            bytes=size,
-        )
-        for name, size in found.bytes.items()
-    ]
+    records = [_size_record(found, size, keys) for size in found.sizes]
     for w in found.weights:
         own = {**keys, "layer": w.layer, "op": w.op, "n": w.parameters}
         measures = {
@@ -178,6 +173,7 @@ def inspect_records(found: Inspection, keys: dict[str, Any]) -> list[Record]:
             "absmax_over_std": w.outlier,
             "kurtosis": w.kurtosis,
         }
+        measures |= {f"p{s:g}": v for s, v in zip(SHARES, w.quantiles, strict=True)}
         records += [Record(**own, metric=metric, value=value) for metric, value in measures.items()]
         records += [
             Record(
@@ -196,6 +192,27 @@ def inspect_records(found: Inspection, keys: dict[str, Any]) -> list[Record]:
     return records
 
 
+def _size_record(found: Inspection, size: ModelSize, keys: dict[str, Any]) -> Record:
+    """Return the record of one size; ``recipe`` names the format that all weights are in."""
+    storage = size.storage
+    return Record(
+        **{**keys, "recipe": storage.name},
+        granularity=storage.granularity if storage.scheme.scaled else None,
+        metric="parameters",
+        value=found.parameters,
+        weight_bits=storage.bits,
+        bits_per_weight=size.bits_per_weight,
+        bytes=size.bytes,
+    )
+
+
+def _quantiles(weight: Tensor) -> tuple[float, ...]:
+    """Return the nearest-rank quantiles: the ``⌈share · n⌉``-th smallest value of each share."""
+    values, n = weight.reshape(-1), weight.numel()
+    ranks = [max(1, -(-n * round(10 * share) // 1000)) for share in SHARES]  # exact, upwards
+    return tuple(float(torch.kthvalue(values, rank).values) for rank in ranks)
+
+
 def _rounding_error(weight: Tensor, bits: int, axis: int) -> float:
     scheme = Scheme(integer_format(bits, signed=True), granularity=PerChannel(axis))
     return float((quantize(weight, scheme).dequantize() - weight).double().abs().mean())
@@ -204,7 +221,7 @@ def _rounding_error(weight: Tensor, bits: int, axis: int) -> float:
 def _graph_weights(graph: Graph) -> Iterator[tuple[str, str, Tensor]]:
     for node in graph:
         weight = graph.param(node, "weight")
-        if weight is not None and weight.dim() >= 2:
+        if weight is not None and weight.dim() >= 2 and weight.numel():
             yield node.name, node.op, weight
 
 

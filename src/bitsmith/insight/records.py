@@ -30,7 +30,7 @@ def quantized_keys(model: QuantizedModel) -> dict[str, Any]:
     keys |= {
         "recipe": model.recipe.name,
         "method": "ptq",
-        "activation_bits": model.recipe.activation.format.bits,
+        "activation_bits": model.recipe.static_activation.format.bits,
         "target": model.target,
         "machine_target": model.machine,
     }

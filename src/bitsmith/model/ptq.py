@@ -10,13 +10,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from bitsmith.errors import DataError, WeightsError
+from bitsmith.errors import DataError, RecipeError, WeightsError
 from bitsmith.model.calibrate import MIN_SAMPLES, as_inputs, encodings, gather
-from bitsmith.model.convert import integer_layer
+from bitsmith.model.convert import integer_layer, integer_table
 from bitsmith.model.graph import Graph, capture, simplify
 from bitsmith.model.place import place
 from bitsmith.model.quantized import QuantizedModel
-from bitsmith.model.recipe import Recipe, make_recipe
+from bitsmith.model.presets import make_recipe
+from bitsmith.model.recipe import Recipe
 from bitsmith.model.simulate import Program
 from bitsmith.model.targets import make_target
 from bitsmith.numbers.calibrators import make_calibrator
@@ -51,6 +52,10 @@ def ptq(
         RecipeError, UnknownNameError, WeightsError: as their names say.
     """
     chosen = make_recipe(recipe)
+    if chosen.lane == "module":
+        raise RecipeError(
+            f"recipe {chosen.name!r} is not static: use bitsmith.model.weights.quantize_weights"
+        )
     make_target(target, machine)
     if data is None:
         raise DataError(f"recipe {chosen.name} is static: it needs calibration data (data=…)")
@@ -101,9 +106,11 @@ def quantize_graph(
             advance(samples)
 
     statistics = gather(graph, placement, ranges, data, min_samples=min_samples, advance=count)
-    found = encodings(graph, placement, runtime, ranges, recipe.activation, statistics)
+    found = encodings(graph, placement, runtime, ranges, recipe.static_activation, statistics)
     layers = {
-        name: integer_layer(graph, node, placement, runtime, found[node.inputs[0]])
+        name: integer_table(graph, node, placement)
+        if node.op == "embedding"
+        else integer_layer(graph, node, placement, runtime, found[node.inputs[0]])
         for name in placement.weights
         if (node := graph.node(name)) is not None
     }

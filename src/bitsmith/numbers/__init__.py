@@ -1,8 +1,9 @@
 """What a number is: formats, schemes, quantized tensors, and the statistics that choose ranges.
 
-Reading order: :mod:`formats`, :mod:`granularity`, :mod:`scheme`, :mod:`packing`,
-:mod:`qtensor`, :mod:`ranges`, :mod:`affine`, :mod:`encoding`, :mod:`integer`,
-:mod:`statistics`, :mod:`calibrators`; each builds on those before it.
+Reading order: :mod:`formats`, :mod:`granularity`, :mod:`scheme`, :mod:`pieces`, :mod:`coding`,
+:mod:`packing`, :mod:`qtensor`, :mod:`ranges`, :mod:`scales`, :mod:`affine`, :mod:`named_schemes`,
+:mod:`clustering` and :mod:`codebooks`, :mod:`encoding`, :mod:`integer`, :mod:`statistics`,
+:mod:`calibrators`; each builds on those before it.
 """
 
 from bitsmith.numbers.affine import (
@@ -13,8 +14,24 @@ from bitsmith.numbers.affine import (
     scale_zero_point,
 )
 from bitsmith.numbers.calibrators import Calibrator, make_calibrator
+from bitsmith.numbers.codebooks import cluster, huffman_bytes
+from bitsmith.numbers.description import describe
 from bitsmith.numbers.encoding import Encoding
 from bitsmith.numbers.formats import NumberFormat
+from bitsmith.numbers.formats.codebook import (
+    LearnedFormat,
+    TableFormat,
+    codebook1,
+    codebook2,
+    codebook3,
+    codebook4,
+    codebook5,
+    codebook6,
+    codebook7,
+    codebook8,
+    nf4,
+    table_format,
+)
 from bitsmith.numbers.formats.integer import (
     IntegerFormat,
     int1,
@@ -25,7 +42,9 @@ from bitsmith.numbers.formats.integer import (
     int6,
     int7,
     int8,
+    int16,
     integer_format,
+    ternary,
     uint1,
     uint2,
     uint3,
@@ -34,28 +53,108 @@ from bitsmith.numbers.formats.integer import (
     uint6,
     uint7,
     uint8,
+    uint16,
 )
-from bitsmith.numbers.granularity import Granularity, PerChannel, PerTensor
+from bitsmith.numbers.formats.logarithmic import (
+    ApotFormat,
+    PowerOfTwoFormat,
+    apot3,
+    apot4,
+    apot5,
+    apot6,
+    apot7,
+    apot8,
+    pot2,
+    pot3,
+    pot4,
+    pot5,
+    pot6,
+    pot7,
+    pot8,
+)
+from bitsmith.numbers.formats.minifloat import (
+    MinifloatFormat,
+    bf16,
+    e8m0,
+    fp4_e2m1fn,
+    fp6_e2m3fn,
+    fp6_e3m2fn,
+    fp8_e4m3fn,
+    fp8_e5m2,
+    fp16,
+    fp32,
+)
+from bitsmith.numbers.granularity import (
+    Granularity,
+    PerBlock,
+    PerChannel,
+    PerGroup,
+    PerTensor,
+    PerToken,
+)
+from bitsmith.numbers.moving_average import MovingAverage
+from bitsmith.numbers.named_schemes import named_scheme
 from bitsmith.numbers.packing import pack, unpack
 from bitsmith.numbers.qtensor import QTensor
+from bitsmith.numbers.range_search import search_range
 from bitsmith.numbers.scheme import Scheme
-from bitsmith.numbers.statistics import Extrema, Histogram, Statistic
+from bitsmith.numbers.statistics import Extrema, Gram, Histogram, Moments, Samples, Statistic
+from bitsmith.numbers.stored import from_stored, to_stored
 
 __all__ = [
+    "ApotFormat",
     "Calibrator",
     "Encoding",
     "Extrema",
+    "Gram",
     "Granularity",
     "Histogram",
     "IntegerFormat",
+    "LearnedFormat",
+    "MinifloatFormat",
+    "Moments",
+    "MovingAverage",
     "NumberFormat",
+    "PerBlock",
     "PerChannel",
+    "PerGroup",
     "PerTensor",
+    "PerToken",
+    "PowerOfTwoFormat",
     "QTensor",
+    "Samples",
     "Scheme",
     "Statistic",
+    "TableFormat",
+    "apot3",
+    "apot4",
+    "apot5",
+    "apot6",
+    "apot7",
+    "apot8",
+    "bf16",
+    "cluster",
+    "codebook1",
+    "codebook2",
+    "codebook3",
+    "codebook4",
+    "codebook5",
+    "codebook6",
+    "codebook7",
+    "codebook8",
     "dequantize",
+    "describe",
+    "e8m0",
     "fake_quantize",
+    "fp4_e2m1fn",
+    "fp6_e2m3fn",
+    "fp6_e3m2fn",
+    "fp8_e4m3fn",
+    "fp8_e5m2",
+    "fp16",
+    "fp32",
+    "from_stored",
+    "huffman_bytes",
     "int1",
     "int2",
     "int3",
@@ -64,12 +163,26 @@ __all__ = [
     "int6",
     "int7",
     "int8",
+    "int16",
     "integer_format",
     "make_calibrator",
+    "named_scheme",
+    "nf4",
     "pack",
+    "pot2",
+    "pot3",
+    "pot4",
+    "pot5",
+    "pot6",
+    "pot7",
+    "pot8",
     "quantize",
     "quantize_codes",
     "scale_zero_point",
+    "search_range",
+    "table_format",
+    "ternary",
+    "to_stored",
     "uint1",
     "uint2",
     "uint3",
@@ -78,5 +191,6 @@ __all__ = [
     "uint6",
     "uint7",
     "uint8",
+    "uint16",
     "unpack",
 ]

@@ -3,16 +3,26 @@
 One little-endian bit stream: code ``i`` occupies bits ``[i·b, (i+1)·b)`` of the stream, bit
 ``j`` of the stream is bit ``j mod 8`` of byte ``j // 8``; unused bits of the last byte are 0.
 Signed codes are stored in two's complement.
+
+Eight codes of a byte each are one 64-bit word. Three times, neighbouring fields of the word move
+together, to pairs, to fours, to all eight; the low ``b`` bytes are then the stream.
 """
 
 from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
 from bitsmith.errors import DataError, SchemeError
+from bitsmith.numbers.pieces import PIECE
 
 __all__ = ["pack", "packed_bytes", "unpack"]
+
+_WHOLE = {1: torch.uint8, 2: torch.int16, 4: torch.int32}
+"""Widths at which the low bytes of a word are a number of their own."""
 
 
 def packed_bytes(n: int, bits: int) -> int:
@@ -21,8 +31,8 @@ def packed_bytes(n: int, bits: int) -> int:
     >>> packed_bytes(3, 3)
     2
     """
-    if not 1 <= bits <= 8:
-        raise SchemeError(f"codes of 1 to 8 bits can be packed, not {bits}")
+    if not 1 <= bits <= 32:
+        raise SchemeError(f"codes have 1 to 32 bits, not {bits}")
     return (n * bits + 7) // 8
 
 
@@ -40,24 +50,27 @@ def pack(codes: Tensor, bits: int) -> Tensor:
     >>> pack(torch.tensor([1, 2, 3], dtype=torch.uint8), 4).tolist()
     [33, 3]
     """
-    n_bytes = packed_bytes(codes.numel(), bits)
+    _check_bits(bits)
     if codes.is_floating_point() or codes.is_complex() or codes.dtype == torch.bool:
         raise DataError(f"codes to pack are integers, not {codes.dtype}")
-    if codes.numel() == 0:
-        return torch.zeros(0, dtype=torch.uint8, device=codes.device)
-    low, high = (int(v) for v in torch.aminmax(codes))
+    flat = codes.reshape(-1)
+    packed = torch.empty(packed_bytes(len(flat), bits), dtype=torch.uint8, device=codes.device)
+    if not len(flat):
+        return packed
+    low, high = (int(v) for v in torch.aminmax(flat))
     fits = high < 1 << bits if low >= 0 else low >= -(1 << bits - 1) and high < 1 << bits - 1
     if not fits:
         raise DataError(f"codes from {low} to {high} do not fit in {bits} bits")
-    flat = codes.reshape(-1)
     if bits == 8:
-        return flat.to(torch.uint8).clone()
-    groups = torch.nn.functional.pad(flat, (0, -flat.numel() % 8)).reshape(-1, 8)  # [G, 8]
-    word = torch.zeros(len(groups), dtype=torch.int64, device=codes.device)  # bits·8 ≤ 56 bits
-    for i in range(8):
-        word |= (groups[:, i].to(torch.int64) & ((1 << bits) - 1)) << (bits * i)
-    columns = [(word >> (8 * k)).to(torch.uint8) for k in range(bits)]
-    return torch.stack(columns, 1).reshape(-1)[:n_bytes]  # [G, bits] → [n_bytes]
+        return packed.copy_(flat)
+    for given, stream in _octets(flat, packed, bits):
+        words = given.to(torch.int8).view(torch.int64)
+        stream.copy_(_low_bytes(_gather(words, bits), bits))
+    if rest := len(flat) % 8:
+        last = torch.nn.functional.pad(flat[-rest:].to(torch.int8), (0, 8 - rest))
+        octet = _low_bytes(_gather(last.view(torch.int64), bits), bits)
+        packed[len(flat) // 8 * bits :] = octet[: packed_bytes(rest, bits)]
+    return packed
 
 
 def unpack(packed: Tensor, bits: int, n: int, signed: bool) -> Tensor:
@@ -69,18 +82,77 @@ def unpack(packed: Tensor, bits: int, n: int, signed: bool) -> Tensor:
     >>> unpack(torch.tensor([33, 3], dtype=torch.uint8), 4, 3, signed=False).tolist()
     [1, 2, 3]
     """
+    _check_bits(bits)
     if packed.dtype != torch.uint8 or packed.shape != (packed_bytes(n, bits),):
         raise DataError(
             f"{n} codes of {bits} bits are uint8 of shape ({packed_bytes(n, bits)},), "
             f"not {packed.dtype} of shape {tuple(packed.shape)}"
         )
-    if bits == 8:
-        return packed.view(torch.int8).clone() if signed else packed.clone()
-    columns = torch.nn.functional.pad(packed, (0, -packed.numel() % bits)).reshape(-1, bits)
-    word = torch.zeros(len(columns), dtype=torch.int64, device=packed.device)
-    for k in range(bits):
-        word |= columns[:, k].to(torch.int64) << (8 * k)
-    mask, sign = (1 << bits) - 1, (1 << (bits - 1)) if signed else 0
     dtype = torch.int8 if signed else torch.uint8
-    codes = [((((word >> (bits * i)) & mask) ^ sign) - sign).to(dtype) for i in range(8)]
-    return torch.stack(codes, 1).reshape(-1)[:n]
+    if bits == 8:
+        return packed.view(dtype).clone()
+    codes = torch.empty(n, dtype=dtype, device=packed.device)
+    for out, stream in _octets(codes, packed, bits):
+        out.copy_(_codes(_words(stream, bits), bits, signed).view(dtype))
+    if rest := n % 8:
+        last = packed[n // 8 * bits :]
+        octet = torch.nn.functional.pad(last, (0, bits - len(last)))
+        codes[n - rest :] = _codes(_words(octet, bits), bits, signed).view(dtype)[:rest]
+    return codes
+
+
+def _octets(codes: Tensor, packed: Tensor, bits: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Give pieces of whole groups of eight codes, each with its part of the stream."""
+    whole = len(codes) // 8 * 8
+    for start in range(0, whole, PIECE):
+        end = min(start + PIECE, whole)
+        yield codes[start:end], packed[start // 8 * bits : end // 8 * bits]
+
+
+def _gather(words: Tensor, bits: int) -> Tensor:
+    """Move eight fields of ``bits`` bits, one a byte, to the low end of their int64."""
+    for lane, width in ((8, bits), (16, 2 * bits), (32, 4 * bits)):
+        even = _mask(width, 2 * lane)
+        odd = (words >> (lane - width)).bitwise_and_(even << width)
+        words = (words & even).bitwise_or_(odd)
+    return words
+
+
+def _codes(words: Tensor, bits: int, signed: bool) -> Tensor:
+    """Move eight fields from the low end to a byte each: int8, with the sign extended or not."""
+    for lane, width in ((32, 4 * bits), (16, 2 * bits), (8, bits)):
+        even = _mask(width, 2 * lane)
+        odd = (words << (lane - width)).bitwise_and_(even << lane)
+        words = (words & even).bitwise_or_(odd)
+    codes = words.view(torch.int8)
+    if not signed:
+        return codes
+    sign = 1 << (bits - 1)
+    return codes.bitwise_xor_(sign).sub_(sign)
+
+
+def _low_bytes(words: Tensor, bits: int) -> Tensor:
+    if bits in _WHOLE:
+        return words.to(_WHOLE[bits]).view(torch.uint8)
+    return words.view(torch.uint8).view(-1, 8)[:, :bits].reshape(-1)
+
+
+def _words(stream: Tensor, bits: int) -> Tensor:
+    """Return the int64 words whose low ``bits`` bytes are ``stream``; what is above may be set."""
+    if bits in _WHOLE and stream.storage_offset() % bits == 0:
+        return stream.view(_WHOLE[bits]).to(torch.int64)
+    wide = torch.zeros(len(stream) // bits, 8, dtype=torch.uint8, device=stream.device)
+    wide[:, :bits] = stream.view(-1, bits)
+    return wide.view(-1).view(torch.int64)
+
+
+def _mask(width: int, lane: int) -> int:
+    """Return the int64 with the low ``width`` bits of each ``lane`` bits set."""
+    return sum(((1 << width) - 1) << at for at in range(0, 64, lane))
+
+
+def _check_bits(bits: int) -> None:
+    if not 1 <= bits <= 8:
+        raise SchemeError(f"codes of 1 to 8 bits can be packed, not {bits}")
+    if sys.byteorder != "little":
+        raise SchemeError("packing reads bytes as little-endian words, which this machine is not")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import final
 
@@ -9,6 +10,9 @@ import torch
 from torch import Tensor
 
 from bitsmith.errors import SchemeError
+from bitsmith.numbers.coding import decode, look_up
+from bitsmith.numbers.formats import NumberFormat
+from bitsmith.numbers.formats.codebook import LearnedFormat
 from bitsmith.numbers.packing import packed_bytes
 from bitsmith.numbers.scheme import Scheme
 
@@ -18,7 +22,8 @@ __all__ = ["QTensor", "dequantize"]
 def dequantize(codes: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
     """Return ``scale · (codes − zero_point)``, float32 of the shape of ``codes``.
 
-    As ONNX DequantizeLinear: the difference is exact in int32, one float32 product rounds.
+    As ONNX DequantizeLinear: the difference is exact in int32, one float32 product rounds. Scale
+    and zero point broadcast against the codes.
 
     >>> one = torch.tensor(1, dtype=torch.int32)
     >>> dequantize(torch.tensor([3, 1], dtype=torch.int8), torch.tensor(0.5), one).tolist()
@@ -32,14 +37,18 @@ def dequantize(codes: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
 class QTensor:
     """Codes with their scale, zero point and scheme; a plain record, not a tensor subclass.
 
-    Codes are held one a byte; packing happens where they are stored.
+    Codes are held one a byte (or two); packing happens where they are stored.
 
     Attributes:
-        codes: ``scheme.format.dtype``, the shape of the tensor it stands for.
-        scale: float32, positive, of shape ``scheme.granularity.scale_shape(codes.shape)``.
+        codes: ``scheme.format.dtype``, the shape of the tensor it stands for; of vector
+            codebooks the last axis is shorter by the number of weights in an entry.
+        scale: float32, positive, of shape ``scheme.granularity.scale_shape(shape)``; all 1 where
+            the scheme has no scales.
         zero_point: int32, the shape of ``scale``; all 0 when the scheme is symmetric.
-        codebook: None for integer formats.
+        codebook: the learned table, float32 ``[*scale.shape, n_values]``, or ``[*scale.shape,
+            n_values, dimension]``; None for every other format.
         scheme: how it was quantized.
+        scales: of two-level schemes, ``scale`` as it is stored: ``scale == scales.dequantize()``.
 
     Raises:
         SchemeError: the parts do not fit together; the message lists every misfit.
@@ -50,60 +59,121 @@ class QTensor:
     zero_point: Tensor
     codebook: Tensor | None
     scheme: Scheme
+    scales: QTensor | None = None
 
     def __post_init__(self) -> None:
-        if misfits := _misfits(self):
+        if misfits := [*_shapes(self), *_values(self), *_tables(self)]:
             raise SchemeError("the parts of a QTensor do not fit: " + "; ".join(misfits))
 
     @property
     def shape(self) -> torch.Size:
         """The shape of the tensor it stands for."""
-        return self.codes.shape
+        shape, dimension = self.codes.shape, self._dimension
+        return torch.Size((*shape[:-1], shape[-1] * dimension)) if dimension > 1 else shape
 
     @property
     def nbytes(self) -> int:
-        """Bytes when packed: codes, float32 scales, and zero points at the codes' width.
+        """Bytes when packed: codes, scales, zero points at the codes' width, and the codebook.
 
-        A symmetric scheme stores no zero points: they are all 0.
+        Scales and codebook entries take the bits of the scheme's scale format. A symmetric
+        scheme stores no zero points: they are all 0.
         """
-        bits = self.scheme.format.bits
-        points = 0 if self.scheme.symmetric else self.zero_point.numel()
-        table = 0 if self.codebook is None else self.codebook.nbytes
-        codes, zero_points = packed_bytes(self.codes.numel(), bits), packed_bytes(points, bits)
-        return codes + zero_points + self.scale.nbytes + table
+        scheme, bits = self.scheme, self.scheme.format.bits
+        total = packed_bytes(self.codes.numel(), bits)
+        if not scheme.symmetric:
+            total += packed_bytes(self.zero_point.numel(), bits)
+        if self.scales is not None:
+            return total + self.scales.nbytes
+        inner = scheme.scale_format
+        width = inner.bits if isinstance(inner, NumberFormat) else 32
+        table = self.scale if scheme.scaled else self.codebook
+        return total + (0 if table is None else packed_bytes(table.numel(), width))
 
     @property
     def bits_per_weight(self) -> float:
         """``8 · nbytes / values``: everything that is stored; 0 for a tensor without values."""
-        return 8 * self.nbytes / self.codes.numel() if self.codes.numel() else 0.0
+        count = self.codes.numel() * self._dimension
+        return 8 * self.nbytes / count if count else 0.0
 
     def dequantize(self) -> Tensor:
-        """Return ``scale · (codes − zero_point)``, float32 of ``shape``."""
-        return dequantize(self.codes, self.scale, self.zero_point)
+        """Return float32 of ``shape``: ``scale · (codes − zero_point)`` for integer formats,
+        ``scale · format.decode(codes)`` for others, and a look-up for learned tables.
+        """
+        if self.codebook is not None:
+            return look_up(self.codes, self.codebook, self.scale.shape, self._dimension)
+        return decode(self.codes, self.scale, self.zero_point, self.scheme)
+
+    @property
+    def _dimension(self) -> int:
+        number = self.scheme.format
+        return number.dimension if isinstance(number, LearnedFormat) else 1
 
 
-def _misfits(q: QTensor) -> list[str]:
-    """Return every way in which the parts contradict each other."""
-    scheme, misfits = q.scheme, []
-    expected = scheme.granularity.scale_shape(q.codes.shape)
+def _shapes(q: QTensor) -> Iterator[str]:
+    """Give every part whose dtype or shape is not what the scheme says."""
+    scheme, shape = q.scheme, q.shape
+    expected = scheme.granularity.scale_shape(shape)
     for name, part, dtype in (
         ("scale", q.scale, torch.float32),
         ("zero_point", q.zero_point, torch.int32),
     ):
         if part.dtype != dtype or tuple(part.shape) != expected:
-            misfits.append(
+            yield (
                 f"{name} is {part.dtype} of shape {tuple(part.shape)} and must be {dtype} of "
-                f"shape {expected} for {scheme.granularity} on {tuple(q.codes.shape)}"
+                f"shape {expected} for {scheme.granularity} on {tuple(shape)}"
             )
-    if q.codes.dtype != scheme.integer.dtype:
-        misfits.append(f"codes of {scheme.format} are {scheme.integer.dtype}, not {q.codes.dtype}")
-    elif q.codes.numel():
-        low, high = (int(v) for v in torch.aminmax(q.codes))
-        if low < scheme.code_min or high > scheme.code_max:
-            misfits.append(
-                f"codes run from {low} to {high}, the scheme's from {scheme.code_min} to "
-                f"{scheme.code_max}"
+    if q.codes.dtype != scheme.format.dtype:
+        yield f"codes of {scheme.format.name} are {scheme.format.dtype}, not {q.codes.dtype}"
+
+
+def _values(q: QTensor) -> Iterator[str]:
+    """Give what is wrong with codes of the right dtype."""
+    scheme, number = q.scheme, q.scheme.format
+    if q.codes.dtype != number.dtype or not q.codes.numel() or number.bits == 32:
+        return
+    low, high = (int(v) for v in torch.aminmax(q.codes))
+    if scheme.affine:
+        least, most = scheme.code_min, scheme.code_max
+    else:
+        listed = number.codes
+        least, most = int(listed.min()), int(listed.max())
+    if low < least or high > most:
+        yield f"codes run from {low} to {high}, the scheme's from {least} to {most}"
+    elif not scheme.affine and len(listed) <= most - least:
+        missing = ~torch.isin(torch.unique(q.codes).cpu(), listed.to(number.dtype))
+        if bool(missing.any()):
+            yield f"{int(missing.sum())} codes in use stand for no number in {number.name}"
+
+
+def _tables(q: QTensor) -> Iterator[str]:
+    """Give what is wrong with the codebook and the stored form of the scales."""
+    scheme, inner = q.scheme, q.scheme.scale_format
+    if scheme.learned:
+        entries = 1 << scheme.format.bits
+        lead, tail = tuple(q.scale.shape), ((q._dimension,) if q._dimension > 1 else ())
+        if q.codebook is None:
+            yield f"{scheme.format.name} needs the codebook that was learned"
+        elif q.codebook.dtype != torch.float32 or tuple(q.codebook.shape) != (
+            *lead,
+            entries,
+            *tail,
+        ):
+            yield (
+                f"the codebook is {q.codebook.dtype} of shape {tuple(q.codebook.shape)} and must "
+                f"be float32 of shape {(*lead, entries, *tail)}"
             )
-    if q.codebook is not None:
-        misfits.append(f"{scheme.format} has no codebook")
-    return misfits
+        elif not bool(torch.isfinite(q.codebook).all()):
+            yield "the codebook has values that are not finite"
+    elif q.codebook is not None:
+        yield f"{scheme.format.name} has no codebook"
+    if isinstance(inner, Scheme):
+        if q.scales is None or q.scales.scheme != inner:
+            yield f"two-level scales come with their stored form, in {inner}"
+        elif not torch.equal(q.scales.dequantize(), q.scale):
+            yield "the scales differ from their stored form"
+    elif q.scales is not None:
+        yield "the scheme stores its scales in one level"
+    if isinstance(inner, NumberFormat) and scheme.scaled:
+        off = int((inner.decode(inner.encode(q.scale)) != q.scale).sum())
+        if off:
+            yield f"{off} of {q.scale.numel()} scales are not numbers of {inner.name}"

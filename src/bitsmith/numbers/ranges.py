@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NoReturn
 
 import torch
 from torch import Tensor
 
 from bitsmith.errors import DataError
+from bitsmith.numbers.pieces import in_blocks, pieces
 
-__all__ = ["as_float32", "value_range"]
+__all__ = ["as_float32", "refuse_not_finite", "value_range"]
 
 
 def as_float32(x: Tensor) -> Tensor:
@@ -43,17 +45,30 @@ def value_range(x: Tensor, scale_shape: Sequence[int] = ()) -> tuple[Tensor, Ten
     """
     if x.numel() == 0:
         raise DataError(f"a tensor of shape {tuple(x.shape)} has no values, so it has no range")
-    if len(scale_shape) == 0:
-        low, high = torch.aminmax(x)
-    elif other := [d for d, size in enumerate(scale_shape) if size == 1]:
-        low, high = x.amin(other, keepdim=True), x.amax(other, keepdim=True)
-    else:
-        low, high = x.clone(), x.clone()
+    low, high = torch.aminmax(x) if len(scale_shape) == 0 else _block_ranges(x, scale_shape)
     # Both reductions propagate NaN, so looking at their results looks at every value.
     if not bool((torch.isfinite(low) & torch.isfinite(high)).all()):
-        nan, inf = int(torch.isnan(x).sum()), int(torch.isinf(x).sum())
-        raise DataError(
-            f"{nan} NaN and {inf} infinite of {x.numel()} values (shape {tuple(x.shape)}); only "
-            "finite float32 values can be quantized: find the layer or sample that produces them"
-        )
+        refuse_not_finite(x)
+    return low, high
+
+
+def refuse_not_finite(x: Tensor) -> NoReturn:
+    """Raise the DataError of a tensor with NaN or infinite values, which it counts."""
+    nan, inf = int(torch.isnan(x).sum()), int(torch.isinf(x).sum())
+    raise DataError(
+        f"{nan} NaN and {inf} infinite of {x.numel()} values (shape {tuple(x.shape)}); only "
+        "finite float32 values can be quantized: find the layer or sample that produces them"
+    )
+
+
+def _block_ranges(x: Tensor, scale_shape: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Return the extremes of each block; both come from one pass through memory."""
+    low = torch.full(tuple(scale_shape), torch.inf, device=x.device)
+    high = torch.full(tuple(scale_shape), -torch.inf, device=x.device)
+    for values, least, most in pieces(*in_blocks(x.shape, x, low, high, scale_shape=scale_shape)):
+        shared = [i for i, n in enumerate(least.shape) if n == 1]
+        down = values.amin(shared, keepdim=True) if shared else values
+        up = values.amax(shared, keepdim=True) if shared else values
+        torch.minimum(least, down, out=least)
+        torch.maximum(most, up, out=most)
     return low, high

@@ -1,9 +1,9 @@
-"""How one tensor is quantized: format × symmetry × granularity × rounding.
+"""How one tensor is quantized: format × symmetry × granularity × scale format × rounding.
 
 >>> from bitsmith.numbers.formats.integer import int4, int8
 >>> Scheme(int8).narrow_range                              # 8-bit symmetric: −127 … 127
 True
->>> s = Scheme(int4, granularity=PerChannel(0))
+>>> s = Scheme(int4, granularity=PerGroup(64))
 >>> s.code_min, s.code_max                                 # fewer bits: the full range
 (-8, 7)
 >>> Scheme.from_json(s.to_json()) == s
@@ -12,36 +12,72 @@ True
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, cast, final, get_args
+from typing import Any, Literal, final
 
 from bitsmith.errors import SchemeError
+from bitsmith.numbers.contradictions import contradictions, has_own_exponent
 from bitsmith.numbers.formats import NumberFormat, formats
+from bitsmith.numbers.formats.codebook import LearnedFormat
 from bitsmith.numbers.formats.integer import IntegerFormat
-from bitsmith.numbers.granularity import Granularity, PerChannel, PerTensor
+from bitsmith.numbers.granularity import (
+    Granularity,
+    PerBlock,
+    PerChannel,
+    PerGroup,
+    PerTensor,
+    PerToken,
+)
 
-__all__ = ["Granularity", "PerChannel", "PerTensor", "Rounding", "Scheme"]
+__all__ = [
+    "Granularity",
+    "PerBlock",
+    "PerChannel",
+    "PerGroup",
+    "PerTensor",
+    "PerToken",
+    "Rounding",
+    "Scheme",
+]
 
-Rounding = Literal["half_even", "half_away", "floor"]
+Rounding = Literal["half_even", "half_away", "floor", "stochastic"]
 
 
 @final
 @dataclass(frozen=True)
 class Scheme:
-    """How one tensor is quantized, ``real = scale · (code − zero_point)``.
+    """How one tensor is quantized.
+
+    Integer formats: ``real = scale · (code − zero_point)``, or with an offset format ``real =
+    scale · code − offset``. All others: ``real = scale · format.decode(code)``. 16- and 32-bit floats have an exponent in every value and take no
+    scale (it is 1); a learned table holds real values, which no scale multiplies.
 
     Attributes:
         format: the numbers that codes stand for.
-        symmetric: zero point 0 and a range that mirrors around 0; only for signed formats.
+        symmetric: zero point 0 and a range that mirrors around 0; false needs an integer format.
         granularity: which values share a scale.
         narrow_range: leave out the lowest code, so that every code has its negative. ``None``
-            resolves on construction: true for a symmetric 8-bit format (every integer runtime
-            expects it), false for fewer bits (a code is too valuable) and for asymmetric
-            ranges (there is no mirror).
-        scale_format: how scales themselves are stored; ``None`` is float32.
+            resolves on construction: true for a symmetric format of 8 or 16 bits (every integer
+            runtime expects it), false for fewer bits (a code is too valuable) and for
+            asymmetric ranges (there is no mirror).
+        scale_format: how scales themselves are stored. ``None`` is float32; a float format such
+            as ``fp16`` or ``bf16`` rounds them to it; ``e8m0`` makes them powers of two, by the
+            rule of the OCP MX specification; a :class:`Scheme` quantizes the tensor of scales
+            once more (two-level scales: NVFP4, super-blocks). See
+            :func:`bitsmith.numbers.scales.scale_zero_point`.
         rounding: ``half_even`` (nearest, ties to the even code), ``half_away`` (nearest, ties
-            away from zero) or ``floor``.
+            away from zero), ``floor``, or ``stochastic`` (up with the probability of the
+            fraction, so that the expectation is exact). Others than ``half_even`` need an
+            integer format.
+        seed: of stochastic rounding; the same seed gives the same codes.
+        offset_format: how real-valued offsets are stored that stand in place of integer zero
+            points; ``None``: the zero points are integers. ``fp32``, ``fp16`` or ``bf16``, or a
+            :class:`Scheme` for two levels; needs ``symmetric=False`` and an unsigned integer
+            format. An offset is a number of its own, not a multiple of the scale, so 0 need not
+            be a value of the scheme: nothing that needs an exact 0 (padding, sparsity, integer
+            kernels) can use it. The blocks of GGUF with a minimum are such schemes.
 
     Raises:
         SchemeError: the combination cannot exist; the message lists every reason.
@@ -51,24 +87,50 @@ class Scheme:
     symmetric: bool = True
     granularity: Granularity = PerTensor()  # noqa: RUF009  # shared, but frozen
     narrow_range: bool | None = None
-    scale_format: None = None
+    scale_format: NumberFormat | Scheme | None = None
     rounding: Rounding = "half_even"
+    seed: int = 0
+    offset_format: NumberFormat | Scheme | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.format, IntegerFormat):
-            raise SchemeError(
-                f"a scheme needs an integer format such as int8, not {self.format!r}; "
-                f"known formats: {', '.join(formats)}"
-            )
         if self.narrow_range is None:
-            object.__setattr__(self, "narrow_range", self.symmetric and self.format.bits == 8)
-        if reasons := _contradictions(self, self.format):
+            wide = isinstance(self.format, IntegerFormat) and self.format.bits >= 8
+            object.__setattr__(self, "narrow_range", self.symmetric and wide)
+        if reasons := contradictions(self):
             raise SchemeError("this scheme cannot exist: " + "; ".join(reasons))
 
     @property
+    def affine(self) -> bool:
+        """True when codes are integers to calculate with: every integer format but ``int1``."""
+        return isinstance(self.format, IntegerFormat) and not self.format.binary
+
+    @property
+    def scaled(self) -> bool:
+        """True when values are divided by a scale before they are coded."""
+        return not self.learned and not has_own_exponent(self.format)
+
+    @property
+    def shifted(self) -> bool:
+        """True when a real-valued offset stands in place of the integer zero point."""
+        return self.offset_format is not None
+
+    @property
+    def learned(self) -> bool:
+        """True when the values of codes are a table that belongs to each tensor."""
+        return isinstance(self.format, LearnedFormat)
+
+    @property
     def integer(self) -> IntegerFormat:
-        """The format, known to be an integer format."""
-        return cast(IntegerFormat, self.format)
+        """The format, known to be an integer format to calculate with.
+
+        Raises:
+            SchemeError: it is another.
+        """
+        if not isinstance(self.format, IntegerFormat) or self.format.binary:
+            raise SchemeError(
+                f"integer arithmetic needs an integer format such as int8, not {self.format.name}"
+            )
+        return self.format
 
     @property
     def code_min(self) -> int:
@@ -82,14 +144,19 @@ class Scheme:
 
     def to_json(self) -> dict[str, Any]:
         """Return the scheme as plain data, the inverse of :meth:`from_json`."""
-        return {
-            "format": self.integer.name,
+        data: dict[str, Any] = {
+            "format": self.format.name,
             "symmetric": self.symmetric,
             "granularity": self.granularity.to_json(),
             "narrow_range": self.narrow_range,
-            "scale_format": self.scale_format,
+            "scale_format": _to_json(self.scale_format),
             "rounding": self.rounding,
         }
+        if self.rounding == "stochastic":
+            data["seed"] = self.seed
+        if self.shifted:
+            data["offset_format"] = _to_json(self.offset_format)
+        return data
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Scheme:
@@ -100,33 +167,24 @@ class Scheme:
             raise SchemeError(f"a scheme has no {', '.join(unknown)}; it has {', '.join(known)}")
         if "format" not in fields:
             raise SchemeError(f"a scheme needs a format, one of {', '.join(formats)}")
-        fields["format"] = formats[fields["format"]]
+        fields["format"] = _format(fields["format"])
         if "granularity" in fields:
             fields["granularity"] = Granularity.from_json(fields["granularity"])
+        for key in ("scale_format", "offset_format"):
+            inner = fields.get(key)
+            if isinstance(inner, Mapping):
+                fields[key] = cls.from_json(inner)
+            elif inner is not None:
+                fields[key] = _format(inner)
         return cls(**fields)
 
 
-def _contradictions(scheme: Scheme, number: IntegerFormat) -> list[str]:
-    """Return every reason why the combination makes no sense."""
-    reasons = []
-    if scheme.symmetric and not number.signed:
-        reasons.append(
-            f"{number} has no negative codes, so a range that mirrors around 0 cannot be "
-            "written in it (use symmetric=False: data that is never negative then gets zero "
-            "point 0, which is what 'unsigned symmetric' usually means)"
-        )
-    if scheme.symmetric and number.signed and number.bits == 1:
-        reasons.append("int1 has the codes -1 and 0 only, so no positive value (use 2 bits)")
-    if scheme.narrow_range and not scheme.symmetric:
-        reasons.append("narrow_range mirrors the codes, which an asymmetric range has no use for")
-    if not isinstance(scheme.granularity, Granularity):
-        reasons.append(
-            f"granularity is a PerTensor() or PerChannel(axis), not {scheme.granularity!r}"
-        )
-    if scheme.scale_format is not None:
-        reasons.append(f"scales are float32 (scale_format=None), not {scheme.scale_format!r}")
-    if scheme.rounding not in get_args(Rounding):
-        reasons.append(
-            f"rounding is one of {', '.join(get_args(Rounding))}, not {scheme.rounding!r}"
-        )
-    return reasons
+def _to_json(inner: NumberFormat | Scheme | None) -> dict[str, Any] | str | None:
+    return inner.to_json() if isinstance(inner, Scheme) else inner and inner.name
+
+
+def _format(name: str) -> NumberFormat:
+    """Return a registered format, or a vector codebook: there are too many to register."""
+    if vectors := re.fullmatch(r"codebook([1-8])x([2-8])", str(name)):
+        return LearnedFormat(int(vectors[1]), int(vectors[2]))
+    return formats[name]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from fractions import Fraction
 
 import numpy as np
@@ -48,6 +49,21 @@ def test_all_pairs_of_codes(machine, op, signed):
     codes = integer_format(8, signed).codes.numpy().astype(np.int8 if signed else np.uint8)
     a, b = np.meshgrid(codes, codes, indexing="ij")
     sets = [encodings(seed, signed) for seed in range(60)]
+    results = run_all(machine, [case(op, a, b, es) for es in sets])
+    for es, result in zip(sets, results, strict=True):
+        assert result.operators == [f"QLinear{op}"]
+        ours = FUNCTIONS[op](torch.from_numpy(a), es[0], torch.from_numpy(b), es[1], es[2])
+        assert (ours.numpy() == result.outputs[0]).all(), es
+
+
+@pytest.mark.parametrize("op", ["Add", "Mul"])
+def test_extreme_codes_scales_and_zero_points(machine, op):
+    """Sums and products up to thousands of ranges away, at both ends of the zero points."""
+    ends = np.array([0, 1, 127, 128, 254, 255], np.uint8)
+    a, b = np.meshgrid(ends, ends, indexing="ij")
+    fmt = integer_format(8, signed=False)
+    every = [Encoding(s, z, fmt) for s in (1e-4, 0.05, 30.0) for z in (0, 255)]
+    sets = list(itertools.product(every, repeat=3))
     results = run_all(machine, [case(op, a, b, es) for es in sets])
     for es, result in zip(sets, results, strict=True):
         assert result.operators == [f"QLinear{op}"]

@@ -123,6 +123,60 @@ def test_average_pool(machine, channels_last):
     assert not wrong
 
 
+def extremes(signed: bool) -> list[tuple[np.ndarray, Encoding, Encoding]]:
+    """The largest, smallest and most uneven codes of a 57 × 56 image, at extreme zero points."""
+    rng = np.random.default_rng(4)
+    fmt = integer_format(8, signed)
+    ends = np.array([fmt.code_min, fmt.code_max], np.int8 if signed else np.uint8)
+    images = [np.full((1, 3, 57, 56), end) for end in ends]
+    images.append(ends[rng.integers(0, 2, (1, 3, 57, 56))])
+    images.append(ends[np.indices((57, 56)).sum(0) % 2][None, None])
+    points = [(zx, zy) for zx in ends.tolist() for zy in (*ends.tolist(), int(ends.mean()))]
+    return [
+        (x, Encoding(sx, zx, fmt), Encoding(sy, zy, fmt))
+        for x in images
+        for zx, zy in points
+        for sx, sy in ((0.05, 0.05), (0.05, 0.0123), (1e-4, 2.0), (64.0, 0.25))
+    ]
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_global_average_pool_at_its_extremes(machine, signed):
+    problems = []
+    for x, ex, ey in extremes(signed):
+        graph = Graph()
+        name = graph.input(x.shape, x.dtype)
+        graph.output(graph.q(graph.op("GlobalAveragePool", graph.dq(name, ex)), ey), x.dtype)
+        problems.append((x, ex, ey, Case(graph.model(), {name: x})))
+    results = run_all(machine, [p[-1] for p in problems])
+    for (x, ex, ey, _), result in zip(problems, results, strict=True):
+        assert result.operators == ["QLinearGlobalAveragePool"]
+        ours = global_average_pool(torch.from_numpy(x), ex, ey)
+        assert (ours.numpy() == result.outputs[0]).all(), (ex, ey)
+
+
+def test_average_pool_at_its_extremes(machine):
+    window = {"kernel": (5, 7), "stride": (3, 2), "padding": (2, 3)}
+    problems = []
+    for x, ex, ey in extremes(signed=False):
+        graph = Graph()
+        name = graph.input(x.shape)
+        y = graph.op(
+            "AveragePool",
+            graph.dq(name, ex),
+            kernel_shape=window["kernel"],
+            strides=window["stride"],
+            pads=window["padding"] * 2,
+        )
+        graph.output(graph.q(y, ey))
+        problems.append((x, ex, ey, Case(graph.model(), {name: x})))
+    results = run_all(machine, [p[-1] for p in problems])
+    for (x, ex, ey, _), result in zip(problems, results, strict=True):
+        assert result.operators == ["QLinearAveragePool"]
+        ours = average_pool(torch.from_numpy(x), ex, ey, **window)
+        assert (ours.numpy() == result.outputs[0]).all(), (ex, ey)
+
+
 def test_global_average_pool_needs_a_spatial_axis():
     e = Encoding(0.5, 0, integer_format(8, signed=False))
     with pytest.raises(DataError, match=r"not \[2, 3\]"):

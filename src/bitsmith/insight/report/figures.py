@@ -2,33 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
-import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Sequence
 
-import matplotlib
 import numpy as np
-from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.figure import Figure
 
 from bitsmith.insight.evaluation import Difference, Evaluation
 from bitsmith.insight.layers import TensorError
+from bitsmith.insight.report.style import FIRST, INK, LINE, MUTED, SECOND, canvas, plain
 from bitsmith.numbers.statistics import Histogram
 
 __all__ = ["accuracy_figure", "cost_figure", "error_figure", "histogram_figure"]
 
-#: Colours to draw with, and the page's variables that take their place.
-INK, MUTED, LINE, FIRST, SECOND = "#101112", "#606162", "#c0c1c2", "#0072b3", "#d55e01"
-_VARIABLES = {INK: "ink", MUTED: "muted", LINE: "line", FIRST: "first", SECOND: "second"}
 _BINS = 64
 
 
 def accuracy_figure(first: Evaluation, second: Evaluation, against: Difference) -> str:
     """Return both accuracies with their intervals, and below the paired difference with its own."""
-    with _figure(6.4, 2.5, "accuracy of both networks") as (figure, result):
+    with canvas(6.4, 2.5, "accuracy of both networks") as (figure, result):
         top, bottom = figure.subplots(2, 1, gridspec_kw={"height_ratios": [2, 1.15], "hspace": 1.1})
         for row, (e, colour) in enumerate(((first, FIRST), (second, SECOND))):
             low, high = e.interval or (0.0, 0.0)
@@ -45,7 +35,7 @@ def accuracy_figure(first: Evaluation, second: Evaluation, against: Difference) 
         reach = 1.2 * max(abs(against.low or 0), abs(against.high or 0), 0.01)
         bottom.set_xlim(-reach, reach)
         bottom.set_xlabel("percentage points, paired, with 95 % interval")
-        _plain(top, bottom)
+        plain(top, bottom)
     return result[0]
 
 
@@ -55,7 +45,7 @@ def cost_figure(first: Evaluation, second: Evaluation) -> str:
     for batch, time in first.latencies.items():
         other = second.latencies[batch]
         pairs.append((f"ms at batch {batch}", time.median_ms, other.median_ms))
-    with _figure(6.4, 0.95 * len(pairs), "size and latency of both networks") as (figure, result):
+    with canvas(6.4, 0.95 * len(pairs), "size and latency of both networks") as (figure, result):
         axes = np.atleast_1d(figure.subplots(len(pairs), 1, gridspec_kw={"hspace": 0.9}))
         for axis, (name, a, b) in zip(axes, pairs, strict=True):
             axis.barh([0, 1], [a, b], height=0.62, color=[FIRST, SECOND])
@@ -68,7 +58,7 @@ def cost_figure(first: Evaluation, second: Evaluation) -> str:
             axis.set_xlim(0, 1.18 * max(a, b))
             axis.set_xticks([])
             axis.set_title(name, loc="left", fontsize=9, color=MUTED)
-        _plain(*axes)
+        plain(*axes)
         for axis in axes:
             axis.spines["bottom"].set_visible(False)
             axis.grid(visible=False)
@@ -78,7 +68,7 @@ def cost_figure(first: Evaluation, second: Evaluation) -> str:
 def error_figure(errors: Sequence[TensorError]) -> str:
     """Return the SQNR of each tensor against the float graph, one row each, in graph order."""
     height = 0.7 + 0.19 * len(errors)
-    with _figure(7.2, height, "error of each tensor") as (figure, result):
+    with canvas(7.2, height, "error of each tensor") as (figure, result):
         axis = figure.subplots()
         rows = range(len(errors))
         values = [e.sqnr for e in errors]
@@ -88,7 +78,7 @@ def error_figure(errors: Sequence[TensorError]) -> str:
         axis.set_ylim(len(errors) - 0.4, -0.6)
         axis.set_xlim(min(0.0, *values), 1.06 * max(1.0, *values))
         axis.set_xlabel("signal to quantization noise in dB, cumulative (higher is better)")
-        _plain(axis)
+        plain(axis)
     return result[0]
 
 
@@ -101,7 +91,7 @@ def histogram_figure(name: str, values: Histogram, low: float, high: float, colo
         low, high: the range that codes can represent, drawn as two lines.
         colour: `FIRST` or `SECOND`.
     """
-    with _figure(2.7, 1.25, f"histogram {name}") as (figure, result):
+    with canvas(2.7, 1.25, f"histogram {name}") as (figure, result):
         axis = figure.subplots()
         start, stop = min(values.low, low), max(values.high, high)
         if start == stop:
@@ -123,65 +113,7 @@ def histogram_figure(name: str, values: Histogram, low: float, high: float, colo
         axis.tick_params(labelsize=7)
         axis.locator_params(axis="x", nbins=5)
         axis.yaxis.set_visible(False)
-        _plain(axis)
+        plain(axis)
         axis.spines["left"].set_visible(False)
         axis.grid(visible=False)
     return result[0]
-
-
-_STYLE: dict[str, Any] = {
-    "svg.fonttype": "none",
-    "font.family": "sans-serif",
-    "font.size": 9,
-    "text.color": INK,
-    "axes.labelcolor": MUTED,
-    "axes.edgecolor": LINE,
-    "axes.linewidth": 0.8,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "xtick.color": MUTED,
-    "ytick.color": INK,
-    "grid.color": LINE,
-    "grid.linewidth": 0.5,
-}
-
-
-@contextmanager
-def _figure(width: float, height: float, label: str) -> Iterator[tuple[Figure, list[str]]]:
-    """Give a figure of inches and a list that receives its SVG; no global state is touched."""
-    key = hashlib.sha256(label.encode()).hexdigest()[:10]
-    result: list[str] = []
-    style: Any = {**_STYLE, "svg.hashsalt": key}
-    with matplotlib.rc_context(style):
-        figure = Figure(figsize=(width, height), facecolor="none")
-        FigureCanvasSVG(figure)
-        yield figure, result
-        buffer = io.StringIO()
-        figure.savefig(
-            buffer, format="svg", bbox_inches="tight", pad_inches=0.04, metadata={"Date": None}
-        )
-    result.append(_inline(buffer.getvalue(), label, key))
-
-
-def _plain(*axes: Any) -> None:
-    for axis in axes:
-        axis.set_facecolor("none")
-        axis.tick_params(length=0)
-        axis.grid(axis="x")
-        axis.set_axisbelow(True)
-
-
-def _inline(svg: str, label: str, key: str) -> str:
-    """Return the ``<svg>`` element alone, with the page's colours and identifiers of its own."""
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'\bid="', f'id="f{key}-', svg)
-    svg = re.sub(r"url\(#", f"url(#f{key}-", svg)
-    svg = re.sub(r'href="#', f'href="#f{key}-', svg)
-    for colour, variable in _VARIABLES.items():
-        svg = svg.replace(colour, f"var(--{variable})")
-    return svg.replace("<svg", f'<svg role="img" aria-label="{_attribute(label)}"', 1)
-
-
-def _attribute(text: str) -> str:
-    return text.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")

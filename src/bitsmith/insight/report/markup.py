@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from html import escape
 
-__all__ = ["STYLE", "facts", "figure", "paragraph", "section", "table", "tiles"]
+__all__ = ["document", "facts", "figure", "listing", "paragraph", "section", "table", "tiles"]
+
+
+def document(title: str, *body: str) -> str:
+    """Return a whole page; ``body`` is HTML."""
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(title)} – bitsmith</title><style>{_STYLE}</style></head>\n"
+        f"<body>{''.join(body)}</body></html>\n"
+    )
 
 
 def paragraph(text: str) -> str:
@@ -45,6 +55,15 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, fold: bool =
     return f"<details><summary>as a table</summary>{whole}</details>" if fold else whole
 
 
+def listing(items: Iterable[str]) -> str:
+    """Return sentences as a list.
+
+    >>> listing(["a < b"])
+    '<ul><li>a &lt; b</li></ul>'
+    """
+    return f"<ul>{''.join(f'<li>{escape(item)}</li>' for item in items)}</ul>"
+
+
 def facts(pairs: Iterable[tuple[str, str]]) -> str:
     """Return names and values."""
     items = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in pairs)
@@ -61,11 +80,13 @@ def tiles(items: Iterable[tuple[str, str, str]]) -> str:
     return f'<div class="tiles">{cells}</div>'
 
 
-STYLE = """
+_STYLE = """
 :root { color-scheme: light dark; --paper: #fcfcfb; --card: #f3f3f0; --ink: #1a1b1e;
-  --muted: #5c5f66; --line: #d4d5d2; --first: #0072b2; --second: #c65100; }
+  --muted: #5c5f66; --line: #d4d5d2; --first: #0072b2; --second: #c65100;
+  --third: #00795c; --fourth: #b0568c; --fifth: #8a7500; }
 @media (prefers-color-scheme: dark) { :root { --paper: #17181b; --card: #212327; --ink: #ececea;
-  --muted: #a3a6ad; --line: #3a3d43; --first: #56b4e9; --second: #e69f00; } }
+  --muted: #a3a6ad; --line: #3a3d43; --first: #56b4e9; --second: #e69f00;
+  --third: #35c8a0; --fourth: #e394c4; --fifth: #f0e442; } }
 * { box-sizing: border-box; }
 body { margin: 0 auto; padding: 1.5rem clamp(1rem, 4vw, 3rem) 4rem; max-width: 68rem;
   background: var(--paper); color: var(--ink);
@@ -74,8 +95,9 @@ h1 { font-size: 1.7rem; line-height: 1.2; margin: .5rem 0 .25rem; }
 h2 { font-size: 1.15rem; margin: 2.75rem 0 .5rem; padding-top: .75rem;
   border-top: 1px solid var(--line); }
 h3 { font-size: .95rem; margin: 1.5rem 0 .25rem; }
-p { margin: .4rem 0; max-width: 46rem; }
-header p, figcaption, small, dt, .tile span { color: var(--muted); }
+p { margin: .4rem 0; max-width: 46rem; } ul { max-width: 46rem; padding-left: 1.2rem; }
+li { margin: .25rem 0; }
+header p, figcaption, small, dt, .note, .tile span { color: var(--muted); }
 .key i { display: inline-block; width: .8em; height: .8em; border-radius: .2em;
   margin: 0 .35em 0 0; } .key span { margin-right: 1.2em; color: var(--ink); }
 .tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(11.5rem, 1fr));
@@ -88,7 +110,7 @@ header p, figcaption, small, dt, .tile span { color: var(--muted); }
 .many { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 15rem), 1fr));
   gap: 1rem; } .many figure { background: var(--card); border-radius: .5rem; padding: .6rem; }
 .many b { font-size: .8rem; overflow-wrap: anywhere; }
-figure { margin: .75rem 0; } figcaption { font-size: .8rem; }
+figure { margin: .75rem 0; } figcaption, .note { font-size: .8rem; }
 svg { display: block; max-width: 100%; height: auto; } svg text { font-family: inherit !important; }
 figure > .scroll > svg { min-width: 27rem; }
 .many figure > .scroll > svg { min-width: 0; width: 100%; }

@@ -9,7 +9,7 @@ from bitsmith.deploy.verify import Verification
 from bitsmith.insight.assessment import Assessment
 from bitsmith.insight.evaluation import Evaluation
 from bitsmith.insight.measure import machine
-from bitsmith.insight.report import figures, markup
+from bitsmith.insight.report import figures, markup, style
 from bitsmith.model.quantized import QuantizedModel
 from bitsmith.version import __version__
 
@@ -38,12 +38,7 @@ def render(model: QuantizedModel, found: Assessment, data: dict[str, Any]) -> st
         _activations(found),
         _origin(model, data),
     ]
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)} – bitsmith</title><style>{markup.STYLE}</style></head>\n"
-        f"<body>{''.join(body)}</body></html>\n"
-    )
+    return markup.document(title, *body)
 
 
 def _headlines(found: Assessment) -> list[tuple[str, str, str]]:
@@ -209,7 +204,7 @@ def _weights(model: QuantizedModel, found: Assessment) -> str:
     for w in found.weights:
         reach = w.high_scale * model.program.layers[w.layer].weight.scheme.code_max
         picture = figures.histogram_figure(
-            f"of the weight of {w.layer}", w.values, -reach, reach, figures.FIRST
+            f"of the weight of {w.layer}", w.values, -reach, reach, style.FIRST
         )
         about = (
             f"{' × '.join(map(str, w.shape))}; {w.values.low:.3g} to {w.values.high:.3g}; scales "
@@ -230,7 +225,7 @@ def _activations(found: Assessment) -> str:
     cards = []
     for e in found.errors:
         low, high = e.encoding.low, e.encoding.high
-        picture = figures.histogram_figure(f"of {e.tensor}", e.values, low, high, figures.SECOND)
+        picture = figures.histogram_figure(f"of {e.tensor}", e.values, low, high, style.SECOND)
         about = (
             f"{e.values.low:.3g} to {e.values.high:.3g}; range {low:.3g} to {high:.3g}, scale "
             f"{e.encoding.scale:.3g}, zero point {e.encoding.zero_point}; "

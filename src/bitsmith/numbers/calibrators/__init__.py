@@ -12,13 +12,13 @@ from typing import Any, ClassVar, cast
 
 from torch import Tensor
 
-from bitsmith.errors import DataError, InputError
+from bitsmith.errors import DataError, InputError, SchemeError
 from bitsmith.numbers.affine import scale_zero_point
-from bitsmith.numbers.scheme import Scheme
-from bitsmith.numbers.statistics import Statistic
+from bitsmith.numbers.scheme import PerTensor, Scheme
+from bitsmith.numbers.statistics import Histogram, Statistic
 from bitsmith.registry import Registry
 
-__all__ = ["Calibrator", "calibrators", "make_calibrator"]
+__all__ = ["Calibrator", "calibrators", "even_codes", "make_calibrator", "tensor_histogram"]
 
 
 class Calibrator(ABC):
@@ -101,6 +101,31 @@ def make_calibrator(spec: str) -> Calibrator:
             f"(for example {name}:99.99)"
         ) from None
     return calibrator(**{parameters[0]: value})
+
+
+def tensor_histogram(statistic: Statistic, scheme: Scheme) -> Histogram:
+    """Return the statistic, a histogram of a whole tensor, for a scheme with one scale.
+
+    Raises:
+        SchemeError: the scheme has more than one scale.
+    """
+    if scheme.granularity != PerTensor():
+        raise SchemeError(f"a histogram of a tensor gives no scales {scheme.granularity}")
+    return cast(Histogram, statistic)
+
+
+def even_codes(scheme: Scheme) -> int:
+    """Return the number of codes of a scheme whose codes are evenly spaced.
+
+    Raises:
+        SchemeError: they are not, which analysis of a uniform grid does not cover.
+    """
+    if not scheme.affine:
+        raise SchemeError(
+            f"this calibrator takes codes to be evenly spaced integers, which {scheme.format} "
+            "does not have; use mse, percentile or minmax"
+        )
+    return scheme.code_max - scheme.code_min + 1
 
 
 calibrators = Calibrator.registry

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import cast, final
+from typing import final
 
 import torch
 from torch import Tensor
 
-from bitsmith.errors import SchemeError
 from bitsmith.numbers.affine import scale_zero_point
-from bitsmith.numbers.calibrators import Calibrator
-from bitsmith.numbers.scheme import PerTensor, Scheme
+from bitsmith.numbers.calibrators import Calibrator, tensor_histogram
+from bitsmith.numbers.scheme import Scheme
 from bitsmith.numbers.statistics import Histogram, Statistic
 
 __all__ = ["Mse", "expected_squared_error"]
@@ -19,6 +18,7 @@ __all__ = ["Mse", "expected_squared_error"]
 # Multipliers of a bound: half octaves down to 2^-10 and 0, then ever finer around the best.
 _COARSE = torch.cat([torch.exp2(-torch.arange(21) / 2), torch.zeros(1)])
 _FINE = [torch.exp2(torch.arange(-4, 5) / steps) for steps in (8, 32, 128)]
+_PIECE = 1 << 20  # look-ups at a time
 
 
 @final
@@ -30,7 +30,8 @@ class Mse(Calibrator, name="mse"):
     leads to, so 0 stays exact. The search goes over products of the extremes with powers of
     two: half octaves from 1 to 2^−10 and 0, then eighths, 32nds and 128ths of an octave around
     the best; for an asymmetric scheme over every pair of a lower and an upper bound. The whole
-    range is a candidate, so the result is never worse than min–max.
+    range is a candidate, so the result is never worse than min–max. Formats that take no scale
+    keep the whole range.
 
     >>> h = Histogram()
     >>> h.update(torch.cat([torch.linspace(-1, 1, 1000), torch.tensor([50.0])]))
@@ -43,15 +44,16 @@ class Mse(Calibrator, name="mse"):
     statistic = Histogram
 
     def limits(self, statistic: Statistic, scheme: Scheme) -> tuple[Tensor, Tensor]:
-        histogram = cast(Histogram, statistic)
-        if scheme.granularity != PerTensor():
-            raise SchemeError(f"a histogram of a tensor gives no scales {scheme.granularity}")
+        histogram = tensor_histogram(statistic, scheme)
         ends = [min(histogram.low, 0.0), max(histogram.high, 0.0)]
         low, high = torch.tensor(ends, dtype=torch.float32).unbind()
+        if not scheme.scaled:
+            return low, high
         widest = (low, high)
-        if scheme.symmetric:  # full range: code_max stands for less than the bound
-            bound = torch.maximum(-low, high)
-            top = bound * ((scheme.code_max - scheme.code_min) / (2 * scheme.code_max))
+        if scheme.symmetric:
+            top = torch.maximum(-low, high)
+            if scheme.affine:  # full range: code_max stands for less than the bound
+                top = top * ((scheme.code_max - scheme.code_min) / (2 * scheme.code_max))
             widest = (-top, top)
         trial = (widest[0] * _COARSE, widest[1] * _COARSE)
         for fine in _FINE:
@@ -65,19 +67,21 @@ def expected_squared_error(
 ) -> Tensor:
     """Return the mean of ``(x − dequantize(quantize(x)))²`` over the histogram, float64 ``[C]``.
 
-    Every value counts as the centre of its bin (0 for the bin of 0). For codes with values
-    ``v_j`` and decision thresholds ``b_j`` (in the middle ``m_j``, or at ``v_(j+1)`` for floor),
+    Every value counts as the centre of its bin (0 for the bin of 0). For the values ``v_j`` of
+    the codes, ascending, with middles ``m_j`` and decision thresholds ``b_j`` between v_j and
+    v_(j+1) (in the middle, or at v_(j+1) for floor),
 
-        E(x − Q(x))² = E(x − v_max)² − 2·scale · Σ_j E[(m_j − x)·1(x < b_j)],
+        E(x − Q(x))² = E(x − v_max)² − 2·Σ_j (v_(j+1) − v_j)·E[(m_j − x)·1(x < b_j)],
 
-    because moving x from code j+1 to j changes its squared error by 2·scale·(x − m_j). The
-    expectation is a linear interpolation in two cumulative sums, so a range costs one look-up
-    a code, not a pass over the bins.
+    because moving x from v_(j+1) to v_j changes its squared error by 2·(v_(j+1) − v_j)·(x − m_j).
+    The expectation is a linear interpolation in two cumulative sums, so a range costs one
+    look-up a code, not a pass over the bins. Rounding ``stochastic`` counts as to nearest.
 
     Args:
         histogram: what was seen, not empty.
         scale, zero_point: ``[C]`` candidates.
-        scheme: codes and rounding.
+        scheme: codes and rounding; ``v_j = scale · (code − zero_point)``, or the format's value
+            of the code times the scale.
 
     >>> from bitsmith.numbers.formats.integer import int2
     >>> h = Histogram()
@@ -86,21 +90,38 @@ def expected_squared_error(
     >>> float(expected_squared_error(h, one, zero, Scheme(int2))) < 1e-6
     True
     """
+    grid = _grid(scheme)
+    rows = max(1, _PIECE // len(grid))
+    parts = zip(torch.split(scale, rows), torch.split(zero_point, rows), strict=True)
+    return torch.cat(
+        [_grid_error(histogram, (grid - z.unsqueeze(1)), s, scheme.rounding) for s, z in parts]
+    )
+
+
+def _grid(scheme: Scheme) -> Tensor:
+    """Return the values of all codes at scale 1 and zero point 0, ascending, float64."""
+    if scheme.affine:
+        return torch.arange(scheme.code_min, scheme.code_max + 1, dtype=torch.float64)
+    return scheme.format.grid.to(torch.float64)
+
+
+def _grid_error(histogram: Histogram, grid: Tensor, scale: Tensor, rounding: str) -> Tensor:
+    """Return :func:`expected_squared_error` for a grid ``[C, values]`` at each scale ``[C]``."""
     half = histogram.width / 2  # every centre is a whole number of half bins
     node, mass = _nodes(histogram)
     below = mass.cumsum(0)  # P(x ≤ node)
     linear = torch.cat([below.new_zeros(1), below.cumsum(0)[:-1]])  # E(node − x)⁺, in half bins
-    step = (scale.to(torch.float64) / half).unsqueeze(1)  # [C, 1], in half bins
-    point = zero_point.unsqueeze(1)
-    middle = (torch.arange(scheme.code_min, scheme.code_max) - point + 0.5) * step  # [C, codes − 1]
-    shift = step / 2 if scheme.rounding == "floor" else torch.zeros_like(step)
+    value = grid * (scale.to(torch.float64) / half).unsqueeze(1)  # in half bins
+    gap = value.diff()  # [C, values − 1]
+    middle = value[:, :-1] + gap / 2
+    shift = gap / 2 if rounding == "floor" else torch.zeros_like(gap)
     at = middle + shift - node[0]
     index = (torch.ceil(at).clamp_(1, len(node)) - 1).to(torch.int64)  # last node below b_j
     share = below[index]
     reached = linear[index] + share * (at - index - shift)  # E[(m_j − x)·1(x < b_j)]
-    top = (scheme.code_max - zero_point) * step.squeeze(1)
+    top = value[:, -1]
     mean, square = (mass * node).sum(), (mass * node * node).sum()
-    error = square - 2 * top * mean + top * top - 2 * step.squeeze(1) * reached.sum(1)
+    error = square - 2 * top * mean + top * top - 2 * (gap * reached).sum(1)
     return error.clamp_(min=0) * half * half
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import cast, final
+from typing import final
 
 import torch
 from torch import Tensor
 
-from bitsmith.errors import InputError, SchemeError
-from bitsmith.numbers.calibrators import Calibrator
-from bitsmith.numbers.scheme import PerTensor, Scheme
+from bitsmith.errors import InputError
+from bitsmith.numbers.calibrators import Calibrator, tensor_histogram
+from bitsmith.numbers.scheme import Scheme
 from bitsmith.numbers.statistics import Histogram, Statistic
 
 __all__ = ["Percentile"]
@@ -42,9 +42,7 @@ class Percentile(Calibrator, name="percentile"):
             raise InputError(f"a percentile is above 0 and at most 100, not {self.percentile}")
 
     def limits(self, statistic: Statistic, scheme: Scheme) -> tuple[Tensor, Tensor]:
-        histogram = cast(Histogram, statistic)
-        if scheme.granularity != PerTensor():
-            raise SchemeError(f"a histogram of a tensor gives no scales {scheme.granularity}")
+        histogram = tensor_histogram(statistic, scheme)
         low, high = histogram.low, histogram.high
         share = self.percentile / 100
         if share < 1 and scheme.symmetric:

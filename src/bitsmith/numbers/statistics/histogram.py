@@ -1,132 +1,23 @@
-"""Mergeable summaries of streams of tensors, of bounded size.
-
-A statistic sees batches one by one (:meth:`Statistic.update`), and parts that were gathered
-apart combine (:meth:`Statistic.merge`): merging parts, split and ordered in any way, gives
-*exactly* the state of one pass over everything.
-"""
+"""Counts in bins of a power-of-two width, which merge without rounding."""
 
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, Self, final
+from typing import Any, final
 
 import torch
 from torch import Tensor
 
 from bitsmith.errors import DataError
-from bitsmith.numbers.granularity import PerChannel
 from bitsmith.numbers.ranges import as_float32, value_range
+from bitsmith.numbers.statistics.statistic import Statistic
 
-__all__ = ["Extrema", "Histogram", "Statistic"]
-
-
-class Statistic(ABC):
-    """A summary of a stream of values; its size does not grow with the stream.
-
-    Contract, tested for every subclass: ``a.update(x); a.update(y)`` leaves the state that
-    merging a statistic of ``y`` into one of ``x`` does, bit for bit and in either order; an
-    empty batch changes nothing; a batch with NaN or infinite values raises DataError and
-    changes nothing.
-    """
-
-    count: int
-    """Values seen."""
-
-    @property
-    def empty(self) -> bool:
-        """True before the first value."""
-        return self.count == 0
-
-    @abstractmethod
-    def update(self, x: Tensor) -> None:
-        """Take in a batch of floating-point values, any shape.
-
-        Raises:
-            DataError: ``x`` has NaN or infinite values, or is not floating point.
-        """
-
-    @abstractmethod
-    def merge(self, other: Self) -> Self:
-        """Take in everything that ``other`` has seen; ``other`` is not changed. Return self.
-
-        Raises:
-            DataError: the two were set up differently.
-        """
-
-    @abstractmethod
-    def state_dict(self) -> dict[str, Any]:
-        """Return the whole state: numbers and CPU tensors, as :meth:`from_state` reads it."""
-
-    @classmethod
-    @abstractmethod
-    def from_state(cls, state: Mapping[str, Any]) -> Self:
-        """Return the statistic whose :meth:`state_dict` is ``state``."""
+__all__ = ["Histogram"]
 
 
 @final
-class Extrema(Statistic):
-    """The exact smallest and largest value, of the tensor or of each index of an axis.
-
-    Attributes:
-        axis: None for the whole tensor, else the axis whose indices are kept apart.
-        low, high: float32 on the CPU, of the shape that ``PerTensor`` or ``PerChannel(axis)``
-            gives a scale; +inf and −inf before the first value.
-
-    >>> e = Extrema(axis=0)
-    >>> e.update(torch.tensor([[1.0, -2.0], [3.0, 4.0]]))
-    >>> e.low.tolist(), e.high.tolist(), e.count
-    ([[-2.0], [3.0]], [[1.0], [4.0]], 4)
-    """
-
-    def __init__(self, axis: int | None = None) -> None:
-        self.axis = axis
-        self.low, self.high = torch.tensor(math.inf), torch.tensor(-math.inf)
-        self.count = 0
-
-    def update(self, x: Tensor) -> None:
-        x = as_float32(x)
-        if x.numel() == 0:
-            return
-        shape = () if self.axis is None else PerChannel(self.axis).scale_shape(x.shape)
-        low, high = value_range(x, shape)
-        self._widen(low.cpu(), high.cpu(), x.numel())
-
-    def merge(self, other: Extrema) -> Extrema:
-        if self.axis != other.axis:
-            raise DataError(f"extrema along axis {self.axis} and axis {other.axis} do not merge")
-        if not other.empty:
-            self._widen(other.low, other.high, other.count)
-        return self
-
-    def state_dict(self) -> dict[str, Any]:
-        return {
-            "axis": self.axis,
-            "low": self.low.clone(),
-            "high": self.high.clone(),
-            "count": self.count,
-        }
-
-    @classmethod
-    def from_state(cls, state: Mapping[str, Any]) -> Extrema:
-        extrema = cls(state["axis"])
-        extrema.low, extrema.high = state["low"].clone(), state["high"].clone()
-        extrema.count = state["count"]
-        return extrema
-
-    def _widen(self, low: Tensor, high: Tensor, count: int) -> None:
-        if not self.empty and low.shape != self.low.shape:
-            raise DataError(
-                f"extrema of shape {tuple(self.low.shape)} cannot take in values with extrema of "
-                f"shape {tuple(low.shape)}: every batch needs the same channels and rank"
-            )
-        self.low, self.high = torch.minimum(self.low, low), torch.maximum(self.high, high)
-        self.count += count
-
-
-@final
-class Histogram(Statistic):
+class Histogram(Statistic, name="histogram", exact=True):
     """Counts in bins of a power-of-two width, with the exact smallest and largest value.
 
     Bin ``i`` of width ``w = 2^exponent`` holds the values with ``trunc(x / w) == i``: bin 0 is

@@ -1,0 +1,130 @@
+"""Recipes by name.
+
+``W<bits>A<bits>[-edge8]`` is static: weights per channel, activations calibrated, for the graph
+lane. ``W<bits>[G<group>]``, ``W8A8-dynamic``, ``CODEBOOK<bits>``, ``NF4`` and ``MXFP4`` are of the
+module lane; there embeddings get 8 bits.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from pathlib import Path
+
+from bitsmith.errors import RecipeError
+from bitsmith.model.recipe import Recipe, Rule, weight_scheme
+from bitsmith.numbers.formats.codebook import LearnedFormat, nf4
+from bitsmith.numbers.formats.integer import int8, integer_format
+from bitsmith.numbers.formats.minifloat import fp16
+from bitsmith.numbers.named_schemes import named_scheme
+from bitsmith.numbers.scheme import PerBlock, PerChannel, PerGroup, PerToken, Scheme
+
+__all__ = ["make_recipe", "preset_names"]
+
+_GRAMMAR = re.compile(
+    r"W(?P<w>[1-8])(?:G(?P<g>\d+))?(?:A(?P<a>[1-8]))?(?P<d>-dynamic)?(?P<e>-edge8)?"
+)
+_HELP = (
+    "presets read W<bits>A8[-edge8] (static), W<bits>[G<group>], W8A8-dynamic, CODEBOOK<bits>, NF4 "
+    "or MXFP4; or give a JSON file"
+)
+_ROWS = 8
+"""Rows that share a learned table."""
+
+
+def preset_names() -> list[str]:
+    """Return the presets worth listing; the grammar knows more."""
+    plain = [f"W{bits}A8" for bits in range(8, 1, -1)]
+    static = plain + [f"{name}-edge8" for name in plain[1:]]
+    grouped = ["W8", "W4G32", "W4G64", "W4G128", "W3G64", "W2G32", "W2G64"]
+    return [*static, *grouped, "W8A8-dynamic", "NF4", "MXFP4", *(f"CODEBOOK{b}" for b in (4, 3, 2))]
+
+
+def make_recipe(spec: str | Path | Recipe) -> Recipe:
+    """Return the recipe of a preset's name or of a JSON file.
+
+    Raises:
+        RecipeError: the name does not parse, or names what this version does not do; the
+            message says which part.
+
+    >>> make_recipe("W8A8").rules[0].weight.format, make_recipe("W4G64").lane
+    (int8, 'module')
+    """
+    if isinstance(spec, Recipe):
+        return spec
+    text = str(spec)
+    if text.endswith(".json"):
+        try:
+            return Recipe.from_json(json.loads(Path(text).read_text()))
+        except OSError as error:
+            raise RecipeError(f"recipe file {text} cannot be read: {error.strerror}") from error
+        except json.JSONDecodeError as error:
+            raise RecipeError(f"recipe file {text} is not JSON: {error}") from error
+    if (weight := _named(text)) is not None:
+        return _module(text, weight, None)
+    return _preset(text)
+
+
+def grouped_scheme(bits: int, group: int) -> Scheme:
+    """Return the weight scheme of ``W<bits>G<group>``: asymmetric, float16 scales."""
+    return Scheme(integer_format(bits, signed=False), False, PerGroup(group), scale_format=fp16)
+
+
+def _named(text: str) -> Scheme | None:
+    """Return the weight scheme of a name outside the ``W`` grammar."""
+    if found := re.fullmatch(r"CODEBOOK([1-8])", text):
+        table = LearnedFormat(int(found[1]))
+        return Scheme(table, granularity=PerBlock((_ROWS, -1)), scale_format=fp16)
+    if text == "NF4":
+        return Scheme(nf4, granularity=PerGroup(64), scale_format=fp16)
+    return named_scheme("mxfp4") if text == "MXFP4" else None
+
+
+def _module(name: str, weight: Scheme, activation: Scheme | None) -> Recipe:
+    embedding = Rule("op:embedding", weight_scheme(8), optional=True)
+    return Recipe(name, (embedding, Rule("*", weight)), activation)
+
+
+def _preset(text: str) -> Recipe:
+    found = _GRAMMAR.fullmatch(text)
+    if found is None:
+        close = difflib.get_close_matches(text.upper(), preset_names(), n=1, cutoff=0.4)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise RecipeError(f"unknown recipe {text!r}{hint} {_HELP}")
+    bits, group = int(found["w"]), found["g"] and int(found["g"])
+    if refused := _refusals(found, bits):
+        raise RecipeError(f"recipe {text!r} is not available: {'; '.join(refused)}. {_HELP}")
+    if group:
+        return _module(text, grouped_scheme(bits, group), None)
+    if found["d"]:
+        return _module(text, weight_scheme(bits), Scheme(int8, granularity=PerToken()))
+    if found["a"] is None:
+        weight = weight_scheme(8) if bits == 8 else _per_channel(bits)
+        return _module(text, weight, None)
+    return Recipe(
+        name=text,
+        rules=(Rule("*", weight_scheme(bits)),),
+        activation=Scheme(integer_format(8, signed=False), symmetric=False),
+        edge_bits=8 if found["e"] else None,
+    )
+
+
+def _per_channel(bits: int) -> Scheme:
+    return Scheme(integer_format(bits, signed=False), False, PerChannel(0))
+
+
+def _refusals(found: re.Match[str], bits: int) -> list[str]:
+    """Return every part of a name that parses and is not done."""
+    refused = []
+    if found["a"] not in (None, "8"):
+        refused.append(f"activations of {found['a']} bits: the onnxruntime target runs 8-bit codes")
+    if found["d"] and found["a"] is None:
+        refused.append("dynamic activations need their bits, as in W8A8-dynamic")
+    if found["g"] and found["a"]:
+        refused.append("group scales with quantized activations need a sum for each group")
+    if found["e"] and (found["a"] is None or found["d"]):
+        refused.append("-edge8 is for static recipes; give rules for the layers by name (JSON)")
+    if bits == 1 and found["a"]:
+        refused.append("1-bit weights need training")
+    return refused

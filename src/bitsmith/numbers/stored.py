@@ -1,0 +1,140 @@
+"""The canonical packed form of a quantized tensor: the bytes that ``QTensor.nbytes`` counts.
+
+A few plain tensors by name, as safetensors holds them; they never depend on the machine.
+
+========================  ======================================================================
+``codes``                 uint8, the bit stream of :mod:`packing`; of 16 and 32 bits int16, int32
+``scale``                 float32, or the codes of the scale format; absent without scales
+``scales.codes`` …        instead of ``scale``: the scales of a two-level scheme, in this form
+``zero_point``            uint8, the bit stream of the zero points; absent when symmetric
+``codebook``              like ``scale``; of learned tables only
+========================  ======================================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from bitsmith.errors import DataError
+from bitsmith.numbers.formats import NumberFormat
+from bitsmith.numbers.formats.codebook import LearnedFormat
+from bitsmith.numbers.packing import pack, unpack
+from bitsmith.numbers.qtensor import QTensor
+from bitsmith.numbers.scheme import Scheme
+
+__all__ = ["from_stored", "to_stored"]
+
+
+def to_stored(q: QTensor) -> dict[str, Tensor]:
+    """Return name → tensor; their bytes sum to ``q.nbytes``.
+
+    >>> from bitsmith.numbers.affine import quantize
+    >>> from bitsmith.numbers.formats.integer import int4
+    >>> parts = to_stored(quantize(torch.linspace(-1, 1, 9), Scheme(int4)))
+    >>> {name: (part.dtype, tuple(part.shape)) for name, part in parts.items()}
+    {'codes': (torch.uint8, (5,)), 'scale': (torch.float32, ())}
+    """
+    scheme = q.scheme
+    parts = {"codes": _pack(q.codes, scheme.format)}
+    if q.scales is not None:
+        parts |= {f"scales.{name}": part for name, part in to_stored(q.scales).items()}
+    elif scheme.scaled:
+        parts["scale"] = _encoded(q.scale, scheme)
+    if not scheme.symmetric:
+        parts["zero_point"] = _pack(q.zero_point, scheme.format)
+    if q.codebook is not None:
+        parts["codebook"] = _encoded(q.codebook, scheme)
+    return parts
+
+
+def from_stored(parts: Mapping[str, Tensor], scheme: Scheme, shape: Sequence[int]) -> QTensor:
+    """Return the tensor that :func:`to_stored` wrote, bit for bit.
+
+    Args:
+        parts: name → tensor.
+        scheme: how it was quantized.
+        shape: of the tensor it stands for.
+
+    Raises:
+        DataError: a part is missing, unknown, or of the wrong kind or length; all are listed.
+        SchemeError: the parts do not fit the scheme.
+    """
+    groups = scheme.granularity.scale_shape(shape)
+    if wrong := _wrong_names(parts, scheme):
+        raise DataError(f"a stored tensor of {scheme.format.name}: {'; '.join(wrong)}")
+    scales = None
+    if isinstance(scheme.scale_format, Scheme):
+        inner = {k.removeprefix("scales."): v for k, v in parts.items() if k.startswith("scales.")}
+        scales = from_stored(inner, scheme.scale_format, groups)
+        scale = scales.dequantize()
+    elif scheme.scaled:
+        scale = _decoded("scale", parts["scale"], groups, scheme)
+    else:
+        scale = torch.ones(groups)
+    zero_point = torch.zeros(groups, dtype=torch.int32)
+    if not scheme.symmetric:
+        zero_point = _unpack("zero_point", parts["zero_point"], scheme.format, groups).int()
+    codebook, dimension = None, 1
+    if isinstance(scheme.format, LearnedFormat):
+        dimension = scheme.format.dimension
+        vectors = (dimension,) if dimension > 1 else ()
+        entries = (*groups, 1 << scheme.format.bits, *vectors)
+        codebook = _decoded("codebook", parts["codebook"], entries, scheme)
+    places = (*shape[:-1], shape[-1] // dimension) if dimension > 1 else tuple(shape)
+    codes = _unpack("codes", parts["codes"], scheme.format, places)
+    return QTensor(codes, scale, zero_point, codebook, scheme, scales)
+
+
+def _wrong_names(parts: Mapping[str, Tensor], scheme: Scheme) -> list[str]:
+    two_levels = isinstance(scheme.scale_format, Scheme)
+    expected = {"codes"}
+    expected |= {"scale"} if scheme.scaled and not two_levels else set()
+    expected |= set() if scheme.symmetric else {"zero_point"}
+    expected |= {"codebook"} if scheme.learned else set()
+    found = {k for k in parts if not (two_levels and k.startswith("scales."))}
+    wrong = []
+    if missing := sorted(expected - found):
+        wrong.append(f"{', '.join(missing)} missing")
+    if unknown := sorted(found - expected):
+        wrong.append(f"{', '.join(unknown)} not expected")
+    return wrong
+
+
+def _pack(codes: Tensor, number: NumberFormat) -> Tensor:
+    if number.bits <= 8:
+        return pack(codes, number.bits)
+    return codes.to(torch.int16 if number.bits == 16 else torch.int32)  # uint16 wraps
+
+
+def _unpack(name: str, part: Tensor, number: NumberFormat, shape: Sequence[int]) -> Tensor:
+    count = torch.Size(shape).numel()
+    if number.bits <= 8:
+        return unpack(part, number.bits, count, number.dtype == torch.int8).reshape(tuple(shape))
+    expected = torch.int16 if number.bits == 16 else torch.int32
+    if part.dtype != expected or part.numel() != count:
+        raise DataError(
+            f"{name} of {number.name} are {count} values of {expected}, not {part.numel()} of "
+            f"{part.dtype}"
+        )
+    wrapped = number.dtype == torch.int32 and number.bits == 16
+    return (part.to(torch.int32) & 0xFFFF if wrapped else part.clone()).reshape(tuple(shape))
+
+
+def _encoded(values: Tensor, scheme: Scheme) -> Tensor:
+    inner = scheme.scale_format
+    return inner.encode(values) if isinstance(inner, NumberFormat) else values
+
+
+def _decoded(name: str, part: Tensor, shape: Sequence[int], scheme: Scheme) -> Tensor:
+    inner = scheme.scale_format
+    dtype = inner.dtype if isinstance(inner, NumberFormat) else torch.float32
+    if part.dtype != dtype or part.numel() != torch.Size(shape).numel():
+        raise DataError(
+            f"{name} is {part.dtype} of {part.numel()} values and must be {dtype} of shape "
+            f"{tuple(shape)}"
+        )
+    values = inner.decode(part) if isinstance(inner, NumberFormat) else part
+    return values.reshape(tuple(shape))
