@@ -18,7 +18,6 @@ from importlib import import_module, metadata
 from typing import Any
 
 import torch
-from record import arguments, save
 from torch import Tensor
 
 from bitsmith.numbers import (
@@ -31,14 +30,15 @@ from bitsmith.numbers import (
     fp16,
     int4,
     int8,
-    nf4,
     named_scheme,
+    nf4,
     pack,
     quantize,
     quantize_codes,
     uint8,
     unpack,
 )
+from record import arguments, save
 
 Work = Callable[[], Any]
 ROWS = 4096
@@ -64,8 +64,9 @@ def main() -> None:
 def _works(x: Tensor) -> dict[str, Work]:
     """Return what is timed of bitsmith: name → work."""
     tensor, channel = Scheme(int8), Scheme(int8, granularity=PerChannel(0))
-    group, q8_0 = Scheme(int4, granularity=PerGroup(64)), Scheme(
-        int8, granularity=PerGroup(32), scale_format=fp16
+    group, q8_0 = (
+        Scheme(int4, granularity=PerGroup(64)),
+        Scheme(int8, granularity=PerGroup(32), scale_format=fp16),
     )
     q4_0 = Scheme(int4, granularity=PerGroup(32), scale_format=fp16)
     given = {s: quantize(x, s) for s in (tensor, channel, group)}

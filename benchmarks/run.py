@@ -6,7 +6,16 @@ import subprocess
 import sys
 from pathlib import Path
 
-SCRIPTS = ["accuracy_w8a8", "other_networks", "float_simulation", "speed_w8a8", "quantize_cost"]
+SCRIPTS = [
+    "accuracy_w8a8",
+    "other_networks",
+    "float_simulation",
+    "speed_w8a8",
+    "quantize_cost",
+    "numbers_speed",
+    "weight_only",
+    "load_memory",
+]
 
 
 def main() -> None:

@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from bitsmith.deploy.verify import verify
     from bitsmith.errors import BitsmithError
     from bitsmith.model.evaluate import accuracy
+    from bitsmith.model.post_training import ptq
     from bitsmith.model.presets import make_recipe
-    from bitsmith.model.ptq import ptq
     from bitsmith.model.quantized import QuantizedModel
     from bitsmith.model.recipe import Recipe, Rule
-    from bitsmith.model.store import load, save
+    from bitsmith.model.store import apply_encodings, load, save, save_encodings
     from bitsmith.model.train import fit
     from bitsmith.numbers import (
         PerBlock,
@@ -92,6 +92,7 @@ __all__ = [
     "Scheme",
     "__version__",
     "accuracy",
+    "apply_encodings",
     "bf16",
     "cluster",
     "codebook1",
@@ -133,6 +134,7 @@ __all__ = [
     "ptq",
     "quantize",
     "save",
+    "save_encodings",
     "search_range",
     "ternary",
     "uint1",
@@ -155,11 +157,11 @@ _HOMES = {
     "bitsmith.deploy.verify": "verify",
     "bitsmith.errors": "BitsmithError",
     "bitsmith.model.evaluate": "accuracy",
-    "bitsmith.model.ptq": "ptq",
     "bitsmith.model.quantized": "QuantizedModel",
+    "bitsmith.model.post_training": "ptq",
     "bitsmith.model.presets": "make_recipe",
     "bitsmith.model.recipe": "Recipe Rule",
-    "bitsmith.model.store": "load save",
+    "bitsmith.model.store": "apply_encodings load save save_encodings",
     "bitsmith.model.train": "fit",
     "bitsmith.numbers": "PerBlock PerChannel PerGroup PerTensor PerToken QTensor Scheme bf16"
     " cluster codebook1 codebook2 codebook3 codebook4 codebook5 codebook6"

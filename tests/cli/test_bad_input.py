@@ -116,8 +116,15 @@ def test_unknown_names_suggest_the_nearest(refused):
     assert "did you mean 'low'?" in refused(extra=["--effort", "lo"])
 
 
-def test_recipes_and_efforts_that_do_not_exist_yet(refused):
-    assert "module lane" in refused(extra=["--recipe", "W4G64"])
+def test_weight_only_recipes_that_cannot_be(refused, tmp_path):
+    message = refused(extra=["--recipe", "W4G64"])
+    assert "group_size must divide" in message
+    assert "ragged='pad'" in message
+    assert "ends in .bitsmith" in refused(extra=["--recipe", "W8"], out=tmp_path / "m.txt")
+    assert "--ragged is error, pad or float" in refused(extra=["--recipe", "W8", "--ragged", "x"])
+
+
+def test_efforts_that_do_not_exist_yet(refused):
     for effort in ("medium", "high"):
         message = refused(extra=["--effort", effort])
         assert f"--effort {effort} does not exist yet" in message

@@ -55,8 +55,8 @@ def test_a_reader_that_goes_away_is_no_traceback():
         ("exporters", ["onnx"]),
         ("studies", ["numbers", "memory", "rounding", "granularity"]),
         ("recipes", ["W8A8", "W4A8-edge8"]),
-        ("datasets", ["digits", "moons", "mnist", "fashion-mnist", "cifar10"]),
-        ("models", ["digits-cnn", "mlp", "mnist-cnn", "cifar-resnet20"]),
+        ("datasets", ["digits", "moons", "mnist", "fashion-mnist", "cifar10", "stsb"]),
+        ("models", ["digits-cnn", "mlp", "mnist-cnn", "cifar-resnet20", "minilm"]),
         ("runtimes", ["onnxruntime", "openvino"]),
     ],
 )

@@ -107,7 +107,7 @@ def test_a_rule_keeps_a_layer_in_float():
 
 
 def test_a_layer_without_a_rule_is_float():
-    only = Recipe("only", (Rule("a", W8A8.rules[0].weight),), W8A8.activation)
+    only = Recipe("only", (Rule("a", W8A8.rules[-1].weight),), W8A8.activation)
     _, placement = placed(lambda m, x: m.b(m.a(x)), only)
     assert placement.outcomes["b"].reason == "recipe only: no rule matches it"
 

@@ -10,7 +10,7 @@ from bitsmith.errors import RecipeError, UnknownNameError
 from bitsmith.model.presets import make_recipe, preset_names
 from bitsmith.model.recipe import Recipe, Rule
 from bitsmith.numbers.formats.integer import integer_format
-from bitsmith.numbers.scheme import PerChannel
+from bitsmith.numbers.scheme import PerChannel, PerGroup, PerToken, Scheme
 
 LAYERS = [("stem", "conv"), ("body.0", "conv"), ("body.1", "conv"), ("head", "linear")]
 
@@ -19,7 +19,10 @@ def bits(recipe: Recipe, layers: list[tuple[str, str]] = LAYERS) -> dict[str, in
     return {k: None if s is None else s.format.bits for k, s in recipe.weights(layers).items()}
 
 
-@pytest.mark.parametrize("name", preset_names())
+STATIC = [name for name in preset_names() if make_recipe(name).lane == "static"]
+
+
+@pytest.mark.parametrize("name", STATIC)
 def test_presets(name):
     recipe = make_recipe(name)
     assert recipe.name == name
@@ -44,9 +47,35 @@ def test_json_round_trip(name, tmp_path):
     assert make_recipe(recipe) is recipe
 
 
+def test_presets_of_the_module_lane():
+    four = make_recipe("W4G64").weights([("e", "embedding"), ("l", "linear")])
+    assert (four["e"].format.name, four["l"].format.name) == ("int8", "uint4")
+    assert four["l"].granularity == PerGroup(64)
+    assert not four["l"].symmetric
+    assert make_recipe("W4G64").weights([("l", "linear")]) == {"l": four["l"]}  # no embedding: fine
+    dynamic = make_recipe("W8A8-dynamic")
+    assert dynamic.activation.granularity == PerToken()
+    assert make_recipe("W8").activation is None
+    names = {name: make_recipe(name).rules[-1].weight.format.name for name in preset_names()}
+    assert names["NF4"] == "nf4"
+    assert names["MXFP4"] == "fp4_e2m1fn"
+    assert names["CODEBOOK3"] == "codebook3"
+
+
+def test_activations_are_per_tensor_or_per_token():
+    rule = make_recipe("W8").rules[-1]
+    with pytest.raises(RecipeError, match=r"per tensor .* or per token"):
+        Recipe("x", (rule,), Scheme(integer_format(8, True), granularity=PerChannel(0)))
+    with pytest.raises(RecipeError, match="has no static activations"):
+        _ = make_recipe("W4G64").static_activation
+    text = make_recipe("W4G64").to_json() | {"lane": "static"}
+    with pytest.raises(RecipeError, match="they make it 'module'"):
+        Recipe.from_json(text)
+
+
 def test_the_first_rule_that_matches_wins():
     base = make_recipe("W8A8")
-    four = make_recipe("W4A8").rules[0].weight
+    four = make_recipe("W4A8").rules[-1].weight
     rules = (Rule("body.*", None), Rule("op:linear", four), *base.rules)
     recipe = Recipe("mixed", rules, base.activation)
     assert bits(recipe) == {"stem": 8, "body.0": None, "body.1": None, "head": 4}
@@ -61,7 +90,7 @@ def test_edges_do_not_quantize_what_a_rule_keeps():
 
 def test_layers_without_a_rule_are_absent():
     base = make_recipe("W8A8")
-    assert bits(Recipe("x", (Rule("head", base.rules[0].weight),), base.activation)) == {"head": 8}
+    assert bits(Recipe("x", (Rule("head", base.rules[-1].weight),), base.activation)) == {"head": 8}
 
 
 def test_every_rule_that_matches_nothing_is_listed():
@@ -74,9 +103,9 @@ def test_every_rule_that_matches_nothing_is_listed():
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("W8", "module lane"),
-        ("W4G64", "module lane"),
-        ("W8A8-dynamic", "module lane"),
+        ("W4G64A8", "group scales with quantized activations"),
+        ("W8-dynamic", "dynamic activations need their bits"),
+        ("W4G64-edge8", "-edge8 is for static recipes"),
         ("W4A4", "activations of 4 bits"),
         ("W1A8", "1-bit weights need training"),
         ("w8a8", "did you mean 'W8A8'"),

@@ -171,6 +171,6 @@ BETWEEN = {
     "softmax over channels": around(lambda x: x.softmax(1)),
     "flip": around(lambda x: x.flip(3), 8, "aten"),
     "expand": around(lambda x: x.mean((2, 3), keepdim=True).expand(-1, -1, 3, 3), 8, "aten"),
-    "zeros like": around(lambda x: torch.cat([x, torch.zeros_like(x)], 1), 16, "aten"),
-    "float64 inside": around(lambda x: (x.double() * 2).float(), 8, "aten"),
+    "zeros like": around(lambda x: torch.cat([x, torch.zeros_like(x)], 1), 16, "full_like"),
+    "float64 inside": around(lambda x: (x.double() * 2).float(), 8, "aten", "cast"),
 }  # fmt: skip

@@ -24,7 +24,7 @@ def weights(*shape: int, seed: int = 0) -> torch.Tensor:
     ("granularity", "blocks"),
     [
         (PerTensor(), lambda x: [x]),
-        (PerChannel(0), lambda x: list(x)),
+        (PerChannel(0), list),
         (PerChannel(2), lambda x: list(x.unbind(2))),
         (PerGroup(4, axis=1), lambda x: [b for r in x for c in r.split(4) for b in c.T]),
         (PerBlock((4, 2)), lambda x: [b for r in x for c in r.split(4) for b in c.split(2, 1)]),

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 from torch.export import Dim
 
-from bitsmith.errors import UnknownNameError
+from bitsmith.data.texts import texts
+from bitsmith.errors import DataError, UnknownNameError
 from bitsmith.zoo import load_model, zoo_models
 from bitsmith.zoo.models.cifar_resnet import CifarResNet
 from bitsmith.zoo.models.mlp import Mlp
@@ -23,7 +24,13 @@ PARAMETERS = {
     "cifar-resnet44": 658_586,
     "cifar-resnet56": 853_018,
     "cifar-resnet110": 1_727_962,
+    # 30,522 + 512 + 2 embeddings of 384 and their norm; six layers; without the pooler.
+    "minilm": 31_036 * 384 + 768 + 6 * (4 * 147_840 + 384 * 1536 * 2 + 1536 + 384 + 4 * 384),
+    "stories260k": 260_032,  # as the source states; the tied head counts once
 }
+SIZES = ((1, 1), (3, 7), (2, 512))
+SAMPLES = [name for name in zoo_models if zoo_models[name].input_shape is not None]
+TEXTS = [name for name in zoo_models if zoo_models[name].input_shape is None]
 
 
 def data_file(name: str) -> Path:
@@ -33,7 +40,7 @@ def data_file(name: str) -> Path:
     return Path(folder) / name
 
 
-@pytest.mark.parametrize("name", list(zoo_models))
+@pytest.mark.parametrize("name", SAMPLES)
 class TestContract:
     def test_maps_a_batch_of_its_shape_to_logits(self, name: str) -> None:
         entry = zoo_models[name]
@@ -54,6 +61,32 @@ class TestContract:
         program = torch.export.export(module, (example,), dynamic_shapes=({0: Dim.DYNAMIC},))
         five = torch.randn(5, *entry.input_shape)
         torch.testing.assert_close(program.module()(five), module(five))
+
+
+@pytest.mark.parametrize("name", TEXTS)
+class TestContractOfText:
+    def test_is_described(self, name: str) -> None:
+        entry = zoo_models[name]
+        assert entry.dataset in texts
+        assert entry.weights_file is None or entry.weights_file.endswith(".safetensors")
+
+    def test_maps_token_ids_of_any_batch_and_length(self, name: str) -> None:
+        module = zoo_models[name].build()
+        assert module.training
+        shapes = {tuple(module(torch.ones(b, t, dtype=torch.long)).shape[:1]) for b, t in SIZES}
+        assert shapes == {(b,) for b, _ in SIZES}
+
+    def test_exports_with_dynamic_batch_and_tokens(self, name: str) -> None:
+        module = zoo_models[name].build().eval()
+        example = torch.randint(1, 500, (2, 7))
+        shapes = ({0: Dim.DYNAMIC, 1: Dim.DYNAMIC},)
+        program = torch.export.export(module, (example,), dynamic_shapes=shapes)
+        other = torch.randint(1, 500, (5, 11))
+        torch.testing.assert_close(program.module()(other), module(other))
+
+    def test_more_tokens_than_it_has_positions(self, name: str) -> None:
+        with pytest.raises(DataError, match=r"at most 512 tokens, not \[1, 513\]"):
+            zoo_models[name].build()(torch.ones(1, 513, dtype=torch.long))
 
 
 @pytest.mark.parametrize(("name", "count"), PARAMETERS.items())

@@ -110,6 +110,7 @@ def _found(
     from bitsmith.zoo import load_model
 
     models = [spec for spec in asked if not _is_artefact(spec)]
+    first = next((i for i, spec in enumerate(asked) if not _is_artefact(spec)), None)
     if weights is not None and not models:
         raise InputError(
             f"--weights {weights}: an artefact has its own weights, and no MODEL is named"
@@ -124,7 +125,7 @@ def _found(
             simulated = simulate and position == 0
             found.append(open_artefact(Path(spec), runtime, threads, simulate=simulated))
         else:
-            own = weights if spec is models[0] else None
+            own = weights if position == first else None
             found.append(load_model(spec, own, allow_pickle=allow_pickle))
     return found
 

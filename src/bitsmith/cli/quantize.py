@@ -9,6 +9,7 @@ import typer
 
 from bitsmith.cli.options import AllowPickle, BatchSize, Data, Json, Model, Seed, Weights
 from bitsmith.cli.output import Output, json_path, phase, progress
+from bitsmith.cli.pack import Packing, pack
 from bitsmith.cli.samples import (
     calibration_batches,
     calibration_split,
@@ -38,8 +39,9 @@ def quantize(
         Path,
         typer.Option(
             "--out",
-            metavar="FILE.onnx",
-            help="The file; its simulation goes to FILE.onnx.bitsmith/.",
+            metavar="FILE",
+            help="FILE.onnx; its simulation goes to FILE.onnx.bitsmith/. Weight-only: also "
+            "FILE.gguf, or a folder NAME.bitsmith.",
         ),
     ],
     recipe: Annotated[
@@ -62,6 +64,16 @@ def quantize(
         str | None,
         typer.Option(help="Only for an .npz that does not say: train.", show_default=False),
     ] = None,
+    rounding: Annotated[
+        str | None,
+        typer.Option(
+            help="Weight-only: a rounding by name, see list algorithms.", show_default=False
+        ),
+    ] = None,
+    ragged: Annotated[
+        str,
+        typer.Option(help="Weight-only: where a group does not divide a row: error, pad or float."),
+    ] = "error",
     effort: Annotated[str, typer.Option(help="low; medium and high do not exist yet.")] = "low",
     report: Annotated[
         Path | None,
@@ -73,20 +85,27 @@ def quantize(
     ] = None,
     json: Json = None,
 ) -> None:
-    """Quantize MODEL after training and write an ONNX file that runs in integers."""
+    """Quantize MODEL after training: an ONNX file in integers, or packed weights."""
     output = Output("quantize", json)
     folder = out.with_name(f"{out.name}.bitsmith")
     _check_effort(effort)
+    from bitsmith.model.presets import make_recipe
+
+    chosen = make_recipe(recipe)
+    if chosen.lane == "module":
+        from bitsmith.zoo import load_model
+
+        asked = Packing(out, data, calibration_samples, batch_size, seed, rounding, ragged, json)
+        pack(output, load_model(model, weights, allow_pickle=allow_pickle), chosen, asked)
+        return
     if out.suffix != ".onnx":
         raise InputError(f"--out {out}: the file's name must end in .onnx")
     with Staging([out, folder, report, json_path(json)]) as staging:
         from bitsmith.model.ptq import ptq
-        from bitsmith.model.presets import make_recipe
         from bitsmith.model.targets import make_target
         from bitsmith.numbers.calibrators import make_calibrator
         from bitsmith.zoo import load_model
 
-        chosen = make_recipe(recipe)
         make_target(target, machine)
         make_calibrator(calibrator or chosen.calibrator)
         seconds: dict[str, float] = {}

@@ -110,7 +110,12 @@ def check_shape(model: LoadedModel, split: Split) -> None:
     Raises:
         DataError: the shapes differ.
     """
-    zoo = model.dataset is not None and model.input_shape is not None
+    if model.dataset is not None and model.input_shape is None:
+        raise DataError(
+            f"data {split.dataset!r} has samples of shape {list(split.input_shape)}, but model "
+            f"{model.name!r} takes token ids; it is for the text data set {model.dataset!r}"
+        )
+    zoo = model.dataset is not None
     if zoo and model.input_shape != split.input_shape:
         raise DataError(
             f"data {split.dataset!r} has samples of shape {list(split.input_shape)}, but model "

@@ -44,12 +44,13 @@ def evaluate_texts(
     """Print and return Spearman or loss of the first, and its difference to the second.
 
     Raises:
-        InputError: a runtime was asked for that runs no model of text.
+        InputError: a zoo model is for other data, or a runtime was asked for that runs no MODEL
+            of text.
     """
     from bitsmith.insight.records import described_keys
     from bitsmith.insight.text_evaluation import text_difference, text_records
 
-    subjects = [_ready(f, runtime) for f in found]
+    subjects = [_ready(f, samples.dataset, runtime) for f in found]
     results = [_measure(s, samples) for s in subjects]
     against = text_difference(results[0], results[1]) if len(results) == 2 else None
     _table(output, results, against)
@@ -66,12 +67,17 @@ def evaluate_texts(
     return records + (text_records(results[1], keys[1]) if len(results) == 2 else [])
 
 
-def _ready(found: Subject | LoadedModel, runtime: str | None) -> Subject:
+def _ready(found: Subject | LoadedModel, dataset: str, runtime: str | None) -> Subject:
     from bitsmith.insight.subject import Subject
     from bitsmith.zoo import LoadedModel
 
     if not isinstance(found, LoadedModel):
         return found
+    if found.dataset not in (None, dataset):
+        raise InputError(
+            f"text data set {dataset!r} has the tokens of another model; {found.name!r} is for "
+            f"{found.dataset!r}"
+        )
     if runtime not in (None, "torch"):
         raise InputError(
             f"--runtime {runtime}: a MODEL of text runs in torch; export it, and evaluate the file"

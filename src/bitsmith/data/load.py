@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from bitsmith.data.dataset import Dataset, datasets
 from bitsmith.data.npz import npz_keys, read_npz
 from bitsmith.data.split import Normalization, Split
+from bitsmith.data.texts import texts
 from bitsmith.errors import DataError, UnknownNameError
 
 __all__ = ["load_dataset"]
@@ -42,7 +43,7 @@ def load_dataset(name_or_path: str, *, split: str | None = None) -> Dataset:
     Raises:
         UnknownNameError: no data set has that name (the nearest is suggested), or no split.
         DataError: the file or the function cannot be read; an ``.npz`` with one split and no
-            ``split``.
+            ``split``; a text data set.
 
     >>> load_dataset("moons").split("test").n
     300
@@ -54,6 +55,11 @@ def load_dataset(name_or_path: str, *, split: str | None = None) -> Dataset:
         return NpzDataset(Path(name_or_path), split)
     elif ":" in name_or_path:
         dataset = FunctionDataset(name_or_path)
+    elif name_or_path in texts:
+        raise DataError(
+            f"{name_or_path!r} is a text data set: its rows of token ids have no fixed shape, and "
+            "samples [N, …] are needed here; bitsmith.data.texts.load_text reads it"
+        )
     else:
         raise UnknownNameError("data set", name_or_path, datasets)
     if split is not None and split not in dataset.splits:

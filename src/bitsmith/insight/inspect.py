@@ -15,8 +15,8 @@ from bitsmith.insight.storage import ModelSize, model_sizes
 from bitsmith.model.graph import Graph, capture, simplify
 from bitsmith.model.graph.macs import macs_by_node
 from bitsmith.model.place import place
-from bitsmith.model.quantized import CoverageRow
 from bitsmith.model.presets import make_recipe
+from bitsmith.model.quantized import CoverageRow
 from bitsmith.model.targets import make_target
 from bitsmith.numbers import PerChannel, Scheme, integer_format, quantize
 

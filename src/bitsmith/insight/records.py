@@ -25,7 +25,8 @@ _PROVENANCE = ("model", "dataset", "split", "data_sha256", "seed", "effort", "ca
 
 def quantized_keys(model: QuantizedModel) -> dict[str, Any]:
     """Return what every record about a quantized model says of how it was made."""
-    weight = next((rule.weight for rule in model.recipe.rules if rule.weight is not None), None)
+    given = [rule.weight for rule in model.recipe.rules if rule.weight is not None]
+    weight = given[-1] if given else None  # the last rule is the general one
     keys: dict[str, Any] = {k: v for k, v in model.provenance.items() if k in _PROVENANCE}
     keys |= {
         "recipe": model.recipe.name,

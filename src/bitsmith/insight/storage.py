@@ -23,7 +23,7 @@ from bitsmith.numbers.formats.minifloat import bf16, fp8_e4m3fn, fp16, fp32
 from bitsmith.numbers.granularity import Granularity, PerChannel, PerGroup, PerTensor
 from bitsmith.numbers.named_schemes import named_scheme
 from bitsmith.numbers.qtensor import QTensor
-from bitsmith.numbers.scales import store_scales
+from bitsmith.numbers.scales import store_offsets, store_scales
 from bitsmith.numbers.scheme import Scheme
 
 __all__ = ["STORAGES", "ModelSize", "Storage", "granularity_name", "model_sizes", "stored_bytes"]
@@ -113,7 +113,15 @@ def stored_bytes(shape: tuple[int, ...], scheme: Scheme) -> int:
         stored = store_scales(scale, scheme)
         scale = stored.dequantize()
     codes = torch.zeros((), dtype=scheme.format.dtype).expand(shape)
-    return QTensor(codes, scale, _zeros(scale), None, scheme, stored).nbytes
+    offset, offsets = None, None
+    if scheme.shifted:
+        offset = torch.zeros_like(scale)
+        if isinstance(scheme.offset_format, Scheme):
+            offsets = store_offsets(offset, scheme)
+            offset = offsets.dequantize()
+    return QTensor(
+        codes, scale, _zeros(scale), None, scheme, stored, offset=offset, offsets=offsets
+    ).nbytes
 
 
 def _zeros(scale: Tensor) -> Tensor:

@@ -29,19 +29,47 @@ __all__ = ["MIN_SAMPLES", "as_inputs", "encodings", "gather"]
 MIN_SAMPLES = 8
 
 
+#: Integer types that token ids and masks come in.
+_IDS = (torch.int64, torch.int32, torch.bool)
+
+
 def as_inputs(batch: Any) -> list[Tensor]:
-    """Return the model inputs of a batch: ``x``, ``(x, y)`` (labels y are dropped) or a list.
+    """Return the model inputs of a batch; its labels are dropped.
+
+    A batch is ``x``, ``(x, y)``, ``(ids, mask)`` or ``((x1, x2, …), y)``. In a flat batch float
+    tensors are inputs and integers labels; without float tensors, integers of two or more axes
+    (token ids, masks) are inputs. In the nested form everything in the first part is an input.
+
+    Returns:
+        float32 tensors, and int64 or bool ones as they are (int32 becomes int64).
 
     Raises:
-        DataError: nothing in the batch is a float tensor.
+        DataError: nothing in the batch is an input.
+
+    >>> [list(x.shape) for x in as_inputs((torch.zeros(2, 3), torch.zeros(2).long()))]
+    [[2, 3]]
+    >>> [x.dtype for x in as_inputs((torch.ones(2, 5).int(), torch.ones(2, 5).bool()))]
+    [torch.int64, torch.bool]
     """
     parts = list(batch) if isinstance(batch, tuple | list) else [batch]
+    nested = bool(parts) and isinstance(parts[0], tuple | list)
+    parts = list(parts[0]) if nested else parts
     tensors = [p if isinstance(p, Tensor) else torch.as_tensor(p) for p in parts if p is not None]
-    inputs = [t for t in tensors if t.is_floating_point()]
+    inputs = tensors if nested else [t for t in tensors if t.is_floating_point()]
+    if not inputs:
+        inputs = [t for t in tensors if t.dtype in _IDS and t.dim() >= 2]
     if not inputs:
         kinds = ", ".join(str(t.dtype) for t in tensors) or "nothing"
-        raise DataError(f"a batch is a float tensor or (inputs, labels), not {kinds}")
-    return [t.to(torch.float32) for t in inputs]
+        raise DataError(
+            f"a batch is a float tensor, token ids [batch, tokens] or (inputs, labels), not {kinds}"
+        )
+    return [_as_input(t) for t in inputs]
+
+
+def _as_input(x: Tensor) -> Tensor:
+    if x.is_floating_point():
+        return x.to(torch.float32)
+    return x if x.dtype == torch.bool else x.to(torch.int64)
 
 
 def gather(
@@ -150,17 +178,37 @@ def _checked(graph: Graph, batches: Iterable[Any]) -> Iterator[Sequence[Tensor]]
             )
         for declared, x in zip(graph.inputs, inputs, strict=True):
             expected = declared.shape[1:]
+            if str(x.dtype) != f"torch.{declared.dtype}":
+                raise DataError(
+                    f"input {declared.name} is {str(x.dtype).removeprefix('torch.')}; the model "
+                    f"was captured for {declared.dtype}"
+                )
             fits = x.dim() == len(declared.shape) and all(
                 e in (-1, s) for e, s in zip(expected, x.shape[1:], strict=True)
             )
             if not fits:
                 raise DataError(
                     f"input {declared.name} has shape {list(x.shape)}; the model was captured for "
-                    f"[batch, {', '.join(map(str, expected))}]"
+                    f"[batch, {', '.join('any' if e == -1 else str(e) for e in expected)}]"
                 )
             bad = int((~torch.isfinite(x)).sum())
             if bad:
                 raise DataError(
                     f"input {declared.name}: {bad} of {x.numel()} values are NaN or infinite"
                 )
+        _check_ids(graph, inputs)
         yield inputs
+
+
+def _check_ids(graph: Graph, inputs: Sequence[Tensor]) -> None:
+    """Token ids must have a row in the table that looks them up."""
+    given = dict(zip((i.name for i in graph.inputs), inputs, strict=True))
+    for node in graph:
+        if node.op != "embedding" or node.inputs[0] not in given:
+            continue
+        ids, rows = given[node.inputs[0]], len(graph.params[node.params["weight"]])
+        if ids.numel() and (int(ids.min()) < 0 or int(ids.max()) >= rows):
+            raise DataError(
+                f"input {node.inputs[0]} has ids from {int(ids.min())} to {int(ids.max())}; the "
+                f"table {node.name} has the rows 0 to {rows - 1}"
+            )

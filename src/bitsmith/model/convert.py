@@ -8,6 +8,7 @@ from typing import final
 import torch
 from torch import Tensor
 
+from bitsmith.algorithms.roundings.nearest import Nearest
 from bitsmith.errors import DataError, WeightsError
 from bitsmith.model.graph.ir import Graph, Node
 from bitsmith.model.place import Placement
@@ -16,7 +17,7 @@ from bitsmith.numbers.encoding import Encoding
 from bitsmith.numbers.qtensor import QTensor
 from bitsmith.numbers.scheme import Scheme
 
-__all__ = ["IntegerLayer", "integer_layer"]
+__all__ = ["IntegerLayer", "integer_layer", "integer_table"]
 
 #: |bias code| stays below this, so that bias plus products stay inside int32.
 _BIAS_LIMIT = float(1 << 30)
@@ -27,7 +28,7 @@ _BIAS_STEPS = float(1 << 20)
 @final
 @dataclass(frozen=True)
 class IntegerLayer:
-    """A convolution or linear layer in integers.
+    """A convolution, linear layer or table of an embedding in integers.
 
     Attributes:
         weight: int8 codes per output channel (axis 0).
@@ -62,6 +63,8 @@ def integer_layer(
     """
     weight, bias = graph.param(node, "weight"), graph.param(node, "bias")
     assert weight is not None
+    if bias is not None and not bool(torch.isfinite(bias).all()):
+        raise WeightsError(f"layer {node.name}: a bias is not finite")
     scheme = placement.weights[node.name]
     min_scale = _bias_scale(weight, bias, x, scheme)
     try:
@@ -74,9 +77,24 @@ def integer_layer(
         step = torch.tensor(x.scale, dtype=torch.float32) * q.scale.reshape(-1)
         wide = torch.round(bias.double() / step.double())
         if not bool((wide.abs() <= 2 * _BIAS_LIMIT - 1).all()):
-            raise WeightsError(f"layer {node.name}: a bias is not finite or leaves int32")
+            raise WeightsError(f"layer {node.name}: a bias leaves int32")
         codes = wide.to(torch.int32)
     return IntegerLayer(q, codes, rounded.error, rounded.nearest_error)
+
+
+def integer_table(graph: Graph, node: Node, placement: Placement) -> IntegerLayer:
+    """Return the table of an embedding as codes, one scale for each row; nothing is summed.
+
+    Raises:
+        WeightsError: the table has NaN or infinite values.
+    """
+    weight = graph.param(node, "weight")
+    assert weight is not None
+    try:
+        rounded = Nearest()(weight, placement.weights[node.name])
+    except DataError as error:
+        raise WeightsError(f"layer {node.name}: {error}") from error
+    return IntegerLayer(rounded.qtensor, None, rounded.error, rounded.nearest_error)
 
 
 def _bias_scale(weight: Tensor, bias: Tensor | None, x: Encoding, scheme: Scheme) -> Tensor:

@@ -17,7 +17,7 @@ __all__ = ["accuracy", "correct", "predict"]
 
 
 def predict(
-    model: Callable[[Tensor], Any],
+    model: Callable[..., Any],
     batches: Iterable[Any],
     *,
     progress: bool = False,
@@ -31,7 +31,8 @@ def predict(
 
     Args:
         model: a callable from a batch x [B, …] to logits [B, …].
-        batches: ``(x, y)``, ``(x, None)``, ``(x,)`` or ``x`` each.
+        batches: ``(x, y)``, ``(x, None)``, ``(x,)`` or ``x`` each; a model of several inputs
+            has a tuple of them in the place of x, as in ``((ids, mask), y)``.
         progress: whether to draw a progress bar on standard error.
 
     Raises:
@@ -46,12 +47,12 @@ def predict(
     labels: list[Tensor] = []
     with _evaluating(model), torch.no_grad():
         for number, batch in enumerate(_tracked(batches) if progress else batches):
-            x, y = _sample_and_label(batch, number)
-            output = torch.as_tensor(model(x)).detach().cpu()
-            if output.ndim == 0 or len(output) != len(x):
+            inputs, y = _samples_and_label(batch, number)
+            output = torch.as_tensor(model(*inputs)).detach().cpu()
+            if output.ndim == 0 or len(output) != len(inputs[0]):
                 raise DataError(
-                    f"batch {number}: the model turned {len(x)} samples into an output of shape "
-                    f"{tuple(output.shape)}; the first axis must be the samples"
+                    f"batch {number}: the model turned {len(inputs[0])} samples into an output of "
+                    f"shape {tuple(output.shape)}; the first axis must be the samples"
                 )
             outputs.append(output)
             if y is not None:
@@ -109,21 +110,23 @@ def accuracy(model: Callable[[Tensor], Any], batches: Iterable[Any]) -> float:
     return 100 * float(correct(logits, labels).double().mean())
 
 
-def _sample_and_label(batch: Any, number: int) -> tuple[Tensor, Tensor | None]:
-    """Return ``(x, y or None)`` of one batch in any of its forms."""
+def _samples_and_label(batch: Any, number: int) -> tuple[list[Tensor], Tensor | None]:
+    """Return ``(inputs, y or None)`` of one batch in any of its forms."""
     parts = tuple(batch) if isinstance(batch, tuple | list) else (batch,)
     if not 1 <= len(parts) <= 2:
         raise DataError(f"batch {number} has {len(parts)} parts; a batch is x or (x, y)")
-    x = torch.as_tensor(parts[0])
+    several = isinstance(parts[0], tuple | list) and len(parts[0]) > 0
+    several = several and all(isinstance(p, Tensor) for p in parts[0])
+    inputs = [torch.as_tensor(p) for p in (parts[0] if several else parts[:1])]
     if len(parts) == 1 or parts[1] is None:
-        return x, None
+        return inputs, None
     y = torch.as_tensor(parts[1]).cpu()
-    if y.ndim == 0 or len(y) != len(x):
+    if y.ndim == 0 or len(y) != len(inputs[0]):
         raise DataError(
-            f"batch {number} has {len(x)} samples and labels of shape {tuple(y.shape)}; "
+            f"batch {number} has {len(inputs[0])} samples and labels of shape {tuple(y.shape)}; "
             "there must be one label per sample"
         )
-    return x, y
+    return inputs, y
 
 
 @contextmanager

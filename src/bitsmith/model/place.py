@@ -24,7 +24,7 @@ from bitsmith.numbers.scheme import Scheme
 __all__ = ["Outcome", "Placement", "place", "weighted_layers"]
 
 #: Operators that own a weight which a recipe's rules speak of.
-_WEIGHTED = ("conv", "linear")
+_WEIGHTED = ("conv", "linear", "embedding")
 
 
 @final
@@ -51,7 +51,7 @@ class Placement:
 
     Attributes:
         outcomes: node name → what becomes of it.
-        weights: layer name → scheme of its weight, for layers that run in integers.
+        weights: layer name → scheme of its weight, for layers that run in integers and for tables.
         group: quantized tensor → the tensor whose encoding it shares (itself, mostly).
     """
 
@@ -96,7 +96,7 @@ def place(graph: Graph, target: Target, recipe: Recipe) -> Placement:
         n.name: scheme
         for n in graph
         if n.op in _WEIGHTED
-        and outcomes[n.name].kind == "integer"
+        and (outcomes[n.name].kind == "integer" or n.op == "embedding")
         and (scheme := schemes.get(n.name)) is not None
     }
     return Placement(outcomes, weights, _groups(graph, outcomes))
@@ -107,10 +107,13 @@ def _refusals(
 ) -> dict[str, str]:
     refused: dict[str, str] = {}
     for node in graph:
+        scheme = schemes.get(node.name)
         reason = target.refuses(graph, node)
         if reason is None and target.kernel(node.op) is None:
             reason = f"target {target.name} does not know {node.op}"
-        if reason is None and node.op in _WEIGHTED and schemes.get(node.name) is None:
+        if node.op == "embedding" and scheme is not None:
+            reason = f"rows of {scheme.format} codes, made real by one scale each"
+        elif node.op in _WEIGHTED and scheme is None and (reason is None or node.op == "embedding"):
             named = node.name in schemes
             why = "a rule keeps it in float" if named else "no rule matches it"
             reason = f"recipe {recipe.name}: {why}"

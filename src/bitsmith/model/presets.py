@@ -2,7 +2,7 @@
 
 ``W<bits>A<bits>[-edge8]`` is static: weights per channel, activations calibrated, for the graph
 lane. ``W<bits>[G<group>]``, ``W8A8-dynamic``, ``CODEBOOK<bits>``, ``NF4`` and ``MXFP4`` are of the
-module lane; there embeddings get 8 bits.
+module lane, as are the block types of GGUF (``Q4_0``, ``Q4_K`` …); there embeddings get 8 bits.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from bitsmith.model.recipe import Recipe, Rule, weight_scheme
 from bitsmith.numbers.formats.codebook import LearnedFormat, nf4
 from bitsmith.numbers.formats.integer import int8, integer_format
 from bitsmith.numbers.formats.minifloat import fp16
-from bitsmith.numbers.named_schemes import named_scheme
+from bitsmith.numbers.named_schemes import GGUF_SCHEMES, named_scheme
 from bitsmith.numbers.scheme import PerBlock, PerChannel, PerGroup, PerToken, Scheme
 
 __all__ = ["make_recipe", "preset_names"]
@@ -26,8 +26,8 @@ _GRAMMAR = re.compile(
     r"W(?P<w>[1-8])(?:G(?P<g>\d+))?(?:A(?P<a>[1-8]))?(?P<d>-dynamic)?(?P<e>-edge8)?"
 )
 _HELP = (
-    "presets read W<bits>A8[-edge8] (static), W<bits>[G<group>], W8A8-dynamic, CODEBOOK<bits>, NF4 "
-    "or MXFP4; or give a JSON file"
+    "presets read W<bits>A8[-edge8] (static), W<bits>[G<group>], W8A8-dynamic, CODEBOOK<bits>, "
+    "NF4, MXFP4 or a GGUF type such as Q4_K; or give a JSON file"
 )
 _ROWS = 8
 """Rows that share a learned table."""
@@ -38,7 +38,8 @@ def preset_names() -> list[str]:
     plain = [f"W{bits}A8" for bits in range(8, 1, -1)]
     static = plain + [f"{name}-edge8" for name in plain[1:]]
     grouped = ["W8", "W4G32", "W4G64", "W4G128", "W3G64", "W2G32", "W2G64"]
-    return [*static, *grouped, "W8A8-dynamic", "NF4", "MXFP4", *(f"CODEBOOK{b}" for b in (4, 3, 2))]
+    tables = [f"CODEBOOK{b}" for b in (4, 3, 2)]
+    return [*static, *grouped, "W8A8-dynamic", "NF4", "MXFP4", *tables, *GGUF_SCHEMES]
 
 
 def make_recipe(spec: str | Path | Recipe) -> Recipe:
@@ -48,7 +49,7 @@ def make_recipe(spec: str | Path | Recipe) -> Recipe:
         RecipeError: the name does not parse, or names what this version does not do; the
             message says which part.
 
-    >>> make_recipe("W8A8").rules[0].weight.format, make_recipe("W4G64").lane
+    >>> make_recipe("W8A8").rules[-1].weight.format, make_recipe("W4G64").lane
     (int8, 'module')
     """
     if isinstance(spec, Recipe):
@@ -62,7 +63,7 @@ def make_recipe(spec: str | Path | Recipe) -> Recipe:
         except json.JSONDecodeError as error:
             raise RecipeError(f"recipe file {text} is not JSON: {error}") from error
     if (weight := _named(text)) is not None:
-        return _module(text, weight, None)
+        return _module(text, weight, None, GGUF_SCHEMES["Q8_0"] if text in GGUF_SCHEMES else None)
     return _preset(text)
 
 
@@ -76,14 +77,18 @@ def _named(text: str) -> Scheme | None:
     if found := re.fullmatch(r"CODEBOOK([1-8])", text):
         table = LearnedFormat(int(found[1]))
         return Scheme(table, granularity=PerBlock((_ROWS, -1)), scale_format=fp16)
+    if text in GGUF_SCHEMES:
+        return GGUF_SCHEMES[text]
     if text == "NF4":
         return Scheme(nf4, granularity=PerGroup(64), scale_format=fp16)
     return named_scheme("mxfp4") if text == "MXFP4" else None
 
 
-def _module(name: str, weight: Scheme, activation: Scheme | None) -> Recipe:
-    embedding = Rule("op:embedding", weight_scheme(8), optional=True)
-    return Recipe(name, (embedding, Rule("*", weight)), activation)
+def _module(
+    name: str, weight: Scheme, activation: Scheme | None, embedding: Scheme | None = None
+) -> Recipe:
+    first = Rule("op:embedding", embedding or weight_scheme(8), optional=True)
+    return Recipe(name, (first, Rule("*", weight)), activation)
 
 
 def _preset(text: str) -> Recipe:
@@ -104,7 +109,10 @@ def _preset(text: str) -> Recipe:
         return _module(text, weight, None)
     return Recipe(
         name=text,
-        rules=(Rule("*", weight_scheme(bits)),),
+        rules=(
+            Rule("op:embedding", weight_scheme(8), optional=True),
+            Rule("*", weight_scheme(bits)),
+        ),
         activation=Scheme(integer_format(8, signed=False), symmetric=False),
         edge_bits=8 if found["e"] else None,
     )

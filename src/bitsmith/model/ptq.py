@@ -15,8 +15,8 @@ from bitsmith.model.calibrate import MIN_SAMPLES, as_inputs, encodings, gather
 from bitsmith.model.convert import integer_layer, integer_table
 from bitsmith.model.graph import Graph, capture, simplify
 from bitsmith.model.place import place
-from bitsmith.model.quantized import QuantizedModel
 from bitsmith.model.presets import make_recipe
+from bitsmith.model.quantized import QuantizedModel
 from bitsmith.model.recipe import Recipe
 from bitsmith.model.simulate import Program
 from bitsmith.model.targets import make_target
@@ -54,7 +54,7 @@ def ptq(
     chosen = make_recipe(recipe)
     if chosen.lane == "module":
         raise RecipeError(
-            f"recipe {chosen.name!r} is not static: use bitsmith.model.weights.quantize_weights"
+            f"recipe {chosen.name!r} is not static: bs.ptq or quantize_weights does it"
         )
     make_target(target, machine)
     if data is None:

@@ -65,7 +65,7 @@ class QuantizedModel(nn.Module):
         self.eval()
 
     def forward(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
-        """Return the float outputs (logits) for float32 inputs, as the runtime computes them."""
+        """Return the float outputs (logits) for its inputs, as the runtime computes them."""
         values = self._run(inputs, keep=False)
         outputs = tuple(values.real(o) for o in self.program.graph.outputs)
         return outputs[0] if len(outputs) == 1 else outputs
@@ -84,7 +84,7 @@ class QuantizedModel(nn.Module):
         graph = self.program.graph
         values = Values(self.program)
         for declared, x in zip(graph.inputs, inputs, strict=True):
-            values.reals[declared.name] = x.to(torch.float32)
+            values.reals[declared.name] = x.to(getattr(torch, declared.dtype))
         last = last_uses(graph)
         for position, node in enumerate(graph.nodes):
             execute(node, values)

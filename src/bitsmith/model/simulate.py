@@ -72,10 +72,18 @@ def execute(node: Node, values: Values) -> None:
             values.codes[node.name] = result
     elif outcome.kind == "codes":
         values.codes[node.name] = _move(node, values)
+    elif node.op == "embedding" and node.name in values.program.layers:
+        values.reals[node.name] = _look_up(node, values)
     else:
         params = {role: values.program.graph.params[p] for role, p in node.params.items()}
         inputs = [values.real(i) for i in node.inputs]
         values.reals[node.name] = run_node(node, params, inputs)
+
+
+def _look_up(node: Node, values: Values) -> Tensor:
+    """Rows of codes, each times its scale."""
+    table, ids = values.program.layers[node.name].weight, values.real(node.inputs[0])
+    return table.codes[ids].to(torch.float32) * table.scale.reshape(-1, 1)[ids]
 
 
 def _clamped(node: Node, x: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from bitsmith.numbers.affine import (
     quantize_codes,
     scale_zero_point,
 )
+from bitsmith.numbers.block_search import search_blocks
 from bitsmith.numbers.calibrators import Calibrator, make_calibrator
 from bitsmith.numbers.codebooks import cluster, huffman_bytes
 from bitsmith.numbers.description import describe
@@ -179,6 +180,7 @@ __all__ = [
     "quantize",
     "quantize_codes",
     "scale_zero_point",
+    "search_blocks",
     "search_range",
     "table_format",
     "ternary",

@@ -9,22 +9,28 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from bitsmith.numbers.pieces import PIECE, in_blocks, pieces
+from bitsmith.numbers.pieces import PIECE, fresh, in_blocks, pieces
 from bitsmith.numbers.scheme import Rounding, Scheme
 
-__all__ = ["decode", "encode", "fake", "look_up", "round_to_integer"]
+__all__ = ["decode", "encode", "fake", "look_up", "masked", "round_to_integer"]
 
 
 def encode(
-    x: Tensor, scale: Tensor, zero_point: Tensor, scheme: Scheme, offset: Tensor | None = None
+    x: Tensor,
+    scale: Tensor,
+    zero_point: Tensor,
+    scheme: Scheme,
+    offset: Tensor | None = None,
+    *,
+    finite: bool = False,
 ) -> tuple[Tensor, bool]:
     """Return the codes of float32 ``x``, and whether all of ``x`` was finite.
 
     Integer formats: ``clamp(round(x / scale) + zero_point)``, or ``clamp(round((x + offset) /
     scale))`` where the scheme has an offset. Others: ``format.encode(x / scale)``,
-    or ``format.encode(x)`` where no scale applies.
+    or ``format.encode(x)`` where no scale applies. ``finite``: it is known to be.
     """
-    codes = torch.empty(x.shape, dtype=scheme.format.dtype, device=x.device)
+    codes = fresh(x.shape, scheme.format.dtype, x.device)
     wide = in_blocks(
         x.shape, x, codes, scale.to(x.device), _point(zero_point, offset, x),
         scale_shape=scale.shape,
@@ -35,7 +41,8 @@ def encode(
     for values, out, step, point in pieces(*wide):
         if not values.numel():
             continue
-        ends += torch.aminmax(values)
+        if not finite:
+            ends += torch.aminmax(values)
         room = _room(scratch, values)
         if scheme.affine:
             _to_codes(values, step, point, scheme, generator, room)
@@ -56,7 +63,7 @@ def decode(
     that rounds, as ONNX DequantizeLinear. With an offset: ``scale · code − offset``, the product
     rounds and then the difference. Others: ``scale · format.decode(code)``.
     """
-    values = torch.empty(codes.shape, device=codes.device)
+    values = fresh(codes.shape, torch.float32, codes.device)
     wide = in_blocks(
         codes.shape,
         codes,
@@ -94,18 +101,25 @@ def look_up(codes: Tensor, codebook: Tensor, scale_shape: torch.Size, dimension:
 
 
 def fake(
-    x: Tensor, scale: Tensor, zero_point: Tensor, scheme: Scheme, offset: Tensor | None = None
+    x: Tensor,
+    scale: Tensor,
+    zero_point: Tensor,
+    scheme: Scheme,
+    offset: Tensor | None = None,
+    *,
+    finite: bool = False,
 ) -> tuple[Tensor, Tensor, bool]:
     """Return values after both directions, where they did not saturate, and whether all is finite.
 
     Args:
         x: float32.
+        finite: all of it is known to be.
 
     Returns:
         float32, bool of the shape of ``x``, and a flag.
     """
-    values = torch.empty(x.shape, device=x.device)
-    inside = torch.empty(x.shape, dtype=torch.bool, device=x.device)
+    values = fresh(x.shape, torch.float32, x.device)
+    inside = fresh(x.shape, torch.bool, x.device)
     wide = in_blocks(
         x.shape, x, values, inside, scale.to(x.device), _point(zero_point, offset, x),
         scale_shape=scale.shape,
@@ -116,7 +130,8 @@ def fake(
     for given, out, kept, step, point in pieces(*wide):
         if not given.numel():
             continue
-        ends += torch.aminmax(given)
+        if not finite:
+            ends += torch.aminmax(given)
         room = _room(scratch, given)
         if scheme.affine:
             _round_to_points(given, step, point, scheme, generator, room)
@@ -130,6 +145,18 @@ def fake(
             if scheme.scaled:
                 out.mul_(step)
     return values, inside, not ends or bool(torch.isfinite(torch.stack(ends)).all())
+
+
+def masked(gradient: Tensor, inside: Tensor) -> Tensor:
+    """Return the gradient where ``inside``, else 0, even where it is infinite."""
+    if torch.is_grad_enabled() or gradient.dtype != torch.float32:  # of a gradient's gradient
+        return torch.where(inside, gradient, 0.0)
+    result = fresh(gradient.shape, gradient.dtype, gradient.device)
+    zero = torch.zeros((), device=gradient.device)
+    flat = (result.view(-1), gradient.reshape(-1), inside.reshape(-1))
+    for out, value, kept in pieces(*flat):
+        torch.where(kept, value, zero, out=out)
+    return result
 
 
 def round_to_integer(

@@ -103,7 +103,8 @@ def _offset_format(scheme: Scheme, number: NumberFormat) -> Iterator[str]:
         if scheme.granularity == PerTensor():
             yield "one offset for the whole tensor has no second level: give it a granularity"
         if not inner.scaled:
-            yield f"offsets in {inner.format.name} have no second level: offset_format={inner.format}"
+            number = inner.format
+            yield f"offsets in {number.name} have no second level: offset_format={number}"
         if inner.rounding != "half_even":
             yield "offsets are rounded half to even"
         if inner.offset_format is not None:

@@ -1,4 +1,4 @@
-"""Schemes that others have named: the OCP Microscaling formats, NVFP4, super-blocks.
+"""Schemes that others have named: the OCP Microscaling formats, NVFP4, super-blocks, GGUF.
 
 >>> named_scheme("mxfp4").granularity
 PerGroup(size=32, axis=-1)
@@ -11,7 +11,17 @@ from __future__ import annotations
 from dataclasses import replace
 
 from bitsmith.errors import UnknownNameError
-from bitsmith.numbers.formats.integer import int4, int6, int8
+from bitsmith.numbers.formats.integer import (
+    int3,
+    int4,
+    int5,
+    int6,
+    int8,
+    uint2,
+    uint4,
+    uint5,
+    uint6,
+)
 from bitsmith.numbers.formats.minifloat import (
     e8m0,
     fp4_e2m1fn,
@@ -24,7 +34,7 @@ from bitsmith.numbers.formats.minifloat import (
 from bitsmith.numbers.granularity import PerGroup
 from bitsmith.numbers.scheme import Scheme
 
-__all__ = ["NAMED_SCHEMES", "named_scheme"]
+__all__ = ["GGUF_SCHEMES", "NAMED_SCHEMES", "named_scheme"]
 
 _MX = PerGroup(32)
 
@@ -53,6 +63,33 @@ NAMED_SCHEMES = {
 }
 """Name → scheme, blocks along the last axis."""
 
+# Levels of GGUF's super-blocks of 256: integers times one fp16.
+_UINT4 = Scheme(uint4, False, PerGroup(16), scale_format=fp16)
+_UINT6 = Scheme(uint6, False, PerGroup(8), scale_format=fp16)
+
+GGUF_SCHEMES = {
+    "Q8_0": Scheme(int8, True, PerGroup(32), narrow_range=False, scale_format=fp16),
+    "Q4_0": Scheme(int4, True, PerGroup(32), scale_format=fp16),
+    "Q4_1": Scheme(uint4, False, PerGroup(32), scale_format=fp16, offset_format=fp16),
+    "Q5_0": Scheme(int5, True, PerGroup(32), scale_format=fp16),
+    "Q5_1": Scheme(uint5, False, PerGroup(32), scale_format=fp16, offset_format=fp16),
+    "Q2_K": Scheme(uint2, False, PerGroup(16), scale_format=_UINT4, offset_format=_UINT4),
+    "Q3_K": Scheme(
+        int3,
+        granularity=PerGroup(16),
+        scale_format=Scheme(int6, granularity=PerGroup(16), scale_format=fp16),
+    ),
+    "Q4_K": Scheme(uint4, False, PerGroup(32), scale_format=_UINT6, offset_format=_UINT6),
+    "Q5_K": Scheme(uint5, False, PerGroup(32), scale_format=_UINT6, offset_format=_UINT6),
+    "Q6_K": Scheme(
+        int6,
+        granularity=PerGroup(16),
+        scale_format=Scheme(int8, granularity=PerGroup(16), narrow_range=False, scale_format=fp16),
+    ),
+}
+"""The block types of GGUF files, name → scheme: the values are those of their definition in ggml,
+``d · q``, ``d · q + m`` and ``d · sc · q − dmin · m`` in float32, bit for bit."""
+
 
 def named_scheme(name: str, axis: int = -1) -> Scheme:
     """Return the scheme of that name with its blocks along ``axis``.
@@ -69,16 +106,34 @@ def named_scheme(name: str, axis: int = -1) -> Scheme:
     nvfp4             fp4 e2m1   16      fp8 e4m3, float32 a tensor   4.5
     superblock_int6   int6       16      int8, fp16 for 256 weights   6.5625
     superblock_int4   int4       32      int8, fp16 for 256 weights   4.3125
+    Q8_0              int8       32      fp16                         8.5
+    Q4_0, Q5_0        int4, 5    32      fp16                         4.5, 5.5
+    Q4_1, Q5_1        uint4, 5   32      fp16, and an fp16 offset     5, 6
+    Q2_K              uint2      16      uint4 twice, fp16 twice      2.625
+    Q3_K              int3       16      int6, fp16 for 256 weights   3.4375
+    Q4_K, Q5_K        uint4, 5   32      uint6 twice, fp16 twice      4.5, 5.5
+    Q6_K              int6       16      int8, fp16 for 256 weights   6.5625
     ================  =========  ======  ===========================  ===============
+
+    "Twice" is a scale and an offset: ``scale · code − offset``.
 
     Raises:
         UnknownNameError: no scheme has that name.
     """
-    if name not in NAMED_SCHEMES:
-        raise UnknownNameError("scheme", name, NAMED_SCHEMES)
-    scheme = NAMED_SCHEMES[name]
-    granularity, inner = scheme.granularity, scheme.scale_format
-    assert isinstance(granularity, PerGroup)
-    if isinstance(inner, Scheme) and isinstance(inner.granularity, PerGroup):
-        inner = replace(inner, granularity=replace(inner.granularity, axis=axis))
-    return replace(scheme, granularity=replace(granularity, axis=axis), scale_format=inner)
+    known = NAMED_SCHEMES | GGUF_SCHEMES
+    if name not in known:
+        raise UnknownNameError("scheme", name, known)
+    return _along(known[name], axis)
+
+
+def _along(scheme: Scheme, axis: int) -> Scheme:
+    """Return the scheme with the groups of all its levels along ``axis``."""
+    scales, offsets, granularity = scheme.scale_format, scheme.offset_format, scheme.granularity
+    return replace(
+        scheme,
+        granularity=(
+            replace(granularity, axis=axis) if isinstance(granularity, PerGroup) else granularity
+        ),
+        scale_format=_along(scales, axis) if isinstance(scales, Scheme) else scales,
+        offset_format=_along(offsets, axis) if isinstance(offsets, Scheme) else offsets,
+    )

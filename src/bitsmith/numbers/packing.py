@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from bitsmith.errors import DataError, SchemeError
-from bitsmith.numbers.pieces import PIECE
+from bitsmith.numbers.pieces import PIECE, fresh
 
 __all__ = ["pack", "packed_bytes", "unpack"]
 
@@ -54,7 +54,7 @@ def pack(codes: Tensor, bits: int) -> Tensor:
     if codes.is_floating_point() or codes.is_complex() or codes.dtype == torch.bool:
         raise DataError(f"codes to pack are integers, not {codes.dtype}")
     flat = codes.reshape(-1)
-    packed = torch.empty(packed_bytes(len(flat), bits), dtype=torch.uint8, device=codes.device)
+    packed = fresh((packed_bytes(len(flat), bits),), torch.uint8, codes.device)
     if not len(flat):
         return packed
     low, high = (int(v) for v in torch.aminmax(flat))
@@ -64,8 +64,11 @@ def pack(codes: Tensor, bits: int) -> Tensor:
     if bits == 8:
         return packed.copy_(flat)
     for given, stream in _octets(flat, packed, bits):
-        words = given.to(torch.int8).view(torch.int64)
-        stream.copy_(_low_bytes(_gather(words, bits), bits))
+        given = given.to(torch.int8)
+        if bits == 4:  # the width that most weights have: pairs, without the way to eight
+            stream.copy_(_nibbles(given.view(torch.int16)))
+        else:
+            stream.copy_(_low_bytes(_gather(given.view(torch.int64), bits), bits))
     if rest := len(flat) % 8:
         last = torch.nn.functional.pad(flat[-rest:].to(torch.int8), (0, 8 - rest))
         octet = _low_bytes(_gather(last.view(torch.int64), bits), bits)
@@ -91,7 +94,7 @@ def unpack(packed: Tensor, bits: int, n: int, signed: bool) -> Tensor:
     dtype = torch.int8 if signed else torch.uint8
     if bits == 8:
         return packed.view(dtype).clone()
-    codes = torch.empty(n, dtype=dtype, device=packed.device)
+    codes = fresh((n,), dtype, packed.device)
     for out, stream in _octets(codes, packed, bits):
         out.copy_(_codes(_words(stream, bits), bits, signed).view(dtype))
     if rest := n % 8:
@@ -116,6 +119,11 @@ def _gather(words: Tensor, bits: int) -> Tensor:
         odd = (words >> (lane - width)).bitwise_and_(even << width)
         words = (words & even).bitwise_or_(odd)
     return words
+
+
+def _nibbles(pairs: Tensor) -> Tensor:
+    """Return two codes of four bits, a byte each of an int16, in its low byte."""
+    return (pairs >> 4).bitwise_and_(0xF0).bitwise_or_(pairs & 0x0F)
 
 
 def _codes(words: Tensor, bits: int, signed: bool) -> Tensor:

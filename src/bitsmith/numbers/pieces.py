@@ -8,14 +8,43 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from bitsmith.numbers.granularity import blocked
 
-__all__ = ["PIECE", "in_blocks", "pieces"]
+__all__ = ["PIECE", "fresh", "in_blocks", "pieces"]
 
-PIECE = 1 << 18
-"""Values in a piece: 1 MiB of float32, half of the second-level cache of a recent x86 core."""
+PIECE = 1 << 19
+"""Values in a piece: 2 MiB of float32, which two cores hold in their second-level caches."""
+
+
+_NUMPY = {
+    torch.float32: np.float32,
+    torch.int8: np.int8,
+    torch.uint8: np.uint8,
+    torch.int16: np.int16,
+    torch.int32: np.int32,
+    torch.bool: np.bool_,
+}
+_LARGE = 1 << 22
+
+
+def fresh(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return memory for a tensor, its values undefined.
+
+    Large ones on the CPU come from NumPy, which asks the kernel for huge pages: first touching
+    memory 4 KiB at a time takes as long as quantizing what is put there.
+
+    >>> import torch
+    >>> fresh((2, 3), torch.int8, torch.device("cpu")).shape
+    torch.Size([2, 3])
+    """
+    small = torch.Size(shape).numel() * dtype.itemsize < _LARGE
+    if small or device.type != "cpu" or dtype not in _NUMPY or torch.compiler.is_compiling():
+        return torch.empty(tuple(shape), dtype=dtype, device=device)
+    return torch.from_numpy(np.empty(tuple(shape), _NUMPY[dtype]))
 
 
 def in_blocks(shape: Sequence[int], *parts: Tensor, scale_shape: Sequence[int]) -> list[Tensor]:

@@ -6,6 +6,8 @@ measured for every candidate, with every group at once.
 
 from __future__ import annotations
 
+from typing import final
+
 import torch
 from torch import Tensor
 
@@ -18,7 +20,7 @@ from bitsmith.numbers.scheme import Scheme
 
 __all__ = ["search_range"]
 
-_SLAB = 1 << 20  # values searched at a time, where groups are independent
+_SLAB = 1 << 18  # values searched at a time, where groups are independent: they stay in the cache
 
 _KNEE = 0.2
 """Below this share of the range only outliers send the best range."""
@@ -40,8 +42,8 @@ def search_range(
     Minimised in each group is ``Σ importance · |x − Q(x)|^norm``. The candidates are the group's
     min–max range, widened to contain 0, times 1 and times ``steps`` factors: three in four
     evenly spaced from ``top`` to 0.2, where the best range of ordinary weights lies, the rest
-    from there to ``smallest`` in equal ratios, for outliers. ``top`` is 1, or (2^b − 1)/(2^b − 2) for the symmetric
-    full range, whose largest code stands for less than the end of the range otherwise.
+    from there to ``smallest`` in equal ratios, for outliers. ``top`` is 1, or (2^b − 1)/(2^b − 2)
+    for the symmetric full range, whose largest code stands for less than its end otherwise.
     Asymmetric: first both ends times the same factor, then the lower end times each factor with
     the upper one as it is best, then the upper end likewise. Scales that are powers of two
     (``e8m0``) change by halves and doubles only, so there the factors are 1, 2, ½, ¼ … down to
@@ -118,8 +120,13 @@ def _search(
     """Return scale and zero point of the best candidate of each group."""
     unit, _ = scale_zero_point(*whole, scheme)
 
+    quick = _Quick(x, unit, weight, scheme) if _is_plain(x, unit, scheme, norm) else None
+
     def loss(bounds: _Bounds) -> Tensor:
-        back = fake_quantize(x, scheme, *scale_zero_point(*bounds, scheme))
+        scale, point = scale_zero_point(*bounds, scheme)
+        if quick is not None:
+            return quick.losses(scale, point)
+        back = fake_quantize(x, scheme, scale, point)
         return _losses(x, back, weight, unit, norm)
 
     best, least = whole, loss(whole)
@@ -145,6 +152,41 @@ def _search(
         if (loss(best) * worth).sum() > (loss(whole) * worth).sum():
             best = whole
     return scale_zero_point(*best, scheme)
+
+
+def _is_plain(x: Tensor, unit: Tensor, scheme: Scheme, norm: float) -> bool:
+    """Whether :class:`_Quick` does it: integers, squares, and groups that float32 can sum."""
+    plain = scheme.affine and scheme.rounding == "half_even" and norm == 2
+    return plain and x.numel() <= _SLAB and x.numel() <= unit.numel() << 16
+
+
+@final
+class _Quick:
+    """Squared errors of integer formats, candidate after candidate, without leaving the cache."""
+
+    def __init__(self, x: Tensor, unit: Tensor, weight: Tensor | None, scheme: Scheme) -> None:
+        parts = [x, unit] if weight is None else [x, unit, weight]
+        self._x, self._unit, *rest = in_blocks(x.shape, *parts, scale_shape=unit.shape)
+        self._weight = rest[0] if rest else None
+        self._scheme, self._shape = scheme, unit.shape
+        self._steps, self._codes = torch.empty_like(self._x), torch.empty_like(self._x)
+        wide = self._unit.dim() > 0
+        self._shared = [i for i, n in enumerate(self._unit.shape) if n == 1] if wide else None
+
+    def losses(self, scale: Tensor, point: Tensor) -> Tensor:
+        """Return ``Σ weight · ((x − Q(x)) / unit)²`` of each group, float64, the shape of unit."""
+        scheme, step = self._scheme, scale.reshape(self._unit.shape)
+        zero = point.reshape(self._unit.shape).to(torch.float32)
+        steps, codes = torch.div(self._x, step, out=self._steps), self._codes
+        low, high = scheme.code_min - zero, scheme.code_max - zero
+        torch.round(steps, out=codes)
+        torch.maximum(torch.minimum(codes, high, out=codes), low, out=codes)
+        error = codes.sub_(steps).square_()
+        if self._weight is not None:
+            error.mul_(self._weight)
+        total = error if self._shared == [] else error.sum(self._shared, keepdim=step.dim() > 0)
+        ratio = (step / self._unit).to(torch.float64)
+        return (total * ratio.square()).reshape(self._shape)
 
 
 def _losses(x: Tensor, back: Tensor, weight: Tensor | None, unit: Tensor, norm: float) -> Tensor:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+from typing import final
+
 import torch
 from torch import Tensor
 
@@ -12,9 +15,23 @@ from bitsmith.numbers.qtensor import QTensor
 from bitsmith.numbers.ranges import value_range
 from bitsmith.numbers.scheme import Scheme
 
-__all__ = ["scale_parameters", "scale_zero_point", "store_scales"]
+__all__ = ["Parameters", "scale_parameters", "scale_zero_point", "store_offsets", "store_scales"]
 
 _FLOAT32 = torch.finfo(torch.float32)
+_MANY = 1 << 17
+_LARGE = 1e28  # a scale up to here times any code is a float32
+
+
+@final
+@dataclass(frozen=True)
+class Parameters:
+    """What turns codes into values; the attributes of a :class:`QTensor` of these names."""
+
+    scale: Tensor
+    zero_point: Tensor
+    scales: QTensor | None = None
+    offset: Tensor | None = None
+    offsets: QTensor | None = None
 
 
 def scale_zero_point(low: Tensor, high: Tensor, scheme: Scheme) -> tuple[Tensor, Tensor]:
@@ -45,42 +62,70 @@ def scale_zero_point(low: Tensor, high: Tensor, scheme: Scheme) -> tuple[Tensor,
         scheme: symmetry and codes.
 
     Raises:
-        SchemeError: a bound is NaN or infinite, ``low > high``, the shapes differ, or a scale is
-            too large for the scale format.
+        SchemeError: a bound is NaN or infinite, ``low > high``, the shapes differ, a scale is
+            too large for the scale format, or the scheme has offsets in place of zero points.
 
     >>> from bitsmith.numbers.formats.integer import int8
     >>> s, z = scale_zero_point(torch.tensor(-7.59), torch.tensor(10.8), Scheme(int8, False))
     >>> round(1 / float(s), 3), int(z)
     (13.866, -23)
     """
-    scale, zero_point, _ = scale_parameters(low, high, scheme)
-    return scale, zero_point
+    if scheme.shifted:
+        raise SchemeError(
+            f"{scheme.format.name} with an offset_format has no zero point but an offset: use "
+            "quantize(x, scheme), search_blocks(x, scheme) or scale_parameters(low, high, scheme)"
+        )
+    found = scale_parameters(low, high, scheme)
+    return found.scale, found.zero_point
 
 
-def scale_parameters(
-    low: Tensor, high: Tensor, scheme: Scheme
-) -> tuple[Tensor, Tensor, QTensor | None]:
-    """Return scale and zero point, and the stored form of the scale where it has two levels.
+def scale_parameters(low: Tensor, high: Tensor, scheme: Scheme) -> Parameters:
+    """Return scale and zero point or offset, and their stored forms where they have two levels.
 
+    An offset is ``−low``, rounded to its format; the scale is then ``(high + offset) / q_max``.
     Arguments and errors as :func:`scale_zero_point`.
     """
+    levels = (scheme.scale_format, scheme.offset_format)
+    if low.numel() > _MANY and low.shape == high.shape and not _two_levels(*levels):
+        return _by_pieces(low, high, scheme)
     low, high = low.detach().to(torch.float64), high.detach().to(torch.float64)
     _check_range(low, high)
     low, high = low.clamp(max=0.0), high.clamp(min=0.0)
     zero_point = torch.zeros_like(low, dtype=torch.int32)
     if not scheme.scaled:
-        return torch.ones_like(low, dtype=torch.float32), zero_point, None
+        return Parameters(torch.ones_like(low, dtype=torch.float32), zero_point)
+    offset, offsets = None, None
+    if scheme.shifted:
+        offset, offsets = _stored_offset(-low, scheme)
+        low = -offset.to(torch.float64)
     exact = _exact_scale(low, high, scheme)
     scale, stored = _stored(exact, torch.maximum(-low, high), scheme)
-    if not scheme.symmetric:
+    if not scheme.symmetric and not scheme.shifted:
         point = torch.round(scheme.code_min - low / scale.to(torch.float64))
         zero_point = point.clamp(scheme.code_min, scheme.code_max).to(torch.int32)
     if stored is None:
-        scale = _bounded(scale, zero_point, scheme)
+        if bool((scale > _LARGE).any()):
+            scale = _bounded(scale, zero_point, scheme)
         number = scheme.format
         has_zero = not number.decode(number.encode(torch.zeros(1))).any()
         scale = torch.where(exact == 0, 1.0 if has_zero else _FLOAT32.tiny, scale)
-    return scale, zero_point, stored
+    return Parameters(scale, zero_point, stored, offset, offsets)
+
+
+def _two_levels(*levels: NumberFormat | Scheme | None) -> bool:
+    return any(isinstance(level, Scheme) for level in levels)
+
+
+def _by_pieces(low: Tensor, high: Tensor, scheme: Scheme) -> Parameters:
+    """Return the parameters of many groups, some at a time: temporaries stay in the cache."""
+    lows, highs = (torch.split(t.reshape(-1), _MANY) for t in (low, high))
+    found = [scale_parameters(a, b, scheme) for a, b in zip(lows, highs, strict=True)]
+    offsets = [p.offset for p in found if p.offset is not None]
+    return Parameters(
+        torch.cat([p.scale for p in found]).reshape(low.shape),
+        torch.cat([p.zero_point for p in found]).reshape(low.shape),
+        offset=torch.cat(offsets).reshape(low.shape) if offsets else None,
+    )
 
 
 def store_scales(scale: Tensor, scheme: Scheme) -> QTensor:
@@ -93,15 +138,47 @@ def store_scales(scale: Tensor, scheme: Scheme) -> QTensor:
     """
     inner = scheme.scale_format
     assert isinstance(inner, Scheme)
-    ends = value_range(scale, inner.granularity.scale_shape(scale.shape))
-    step, point, deeper = scale_parameters(*ends, inner)
-    codes, _ = encode(scale, step, point, inner)
-    found = QTensor(codes, step, point, None, inner, deeper)
+    found = _second_level(scale, inner)
     lost = found.dequantize() == 0
     if bool(lost.any()):  # a scale is positive: take the smallest positive number instead
-        least = _smallest_codes(scale, step, point, inner)
-        found = QTensor(torch.where(lost, least, codes), step, point, None, inner, deeper)
+        least = _smallest_codes(scale, found.scale, found.zero_point, inner)
+        found = replace(found, codes=torch.where(lost, least, found.codes))
     return found
+
+
+def store_offsets(offset: Tensor, scheme: Scheme) -> QTensor:
+    """Return offsets in the stored form of a two-level scheme, each at its nearest value.
+
+    Args:
+        offset: float32, not negative, of the shape of the scheme's granularity.
+        scheme: its ``offset_format`` is a scheme.
+    """
+    inner = scheme.offset_format
+    assert isinstance(inner, Scheme)
+    return _second_level(offset, inner)
+
+
+def _second_level(values: Tensor, inner: Scheme) -> QTensor:
+    ends = value_range(values, inner.granularity.scale_shape(values.shape))
+    found = scale_parameters(*ends, inner)
+    codes, _ = encode(values, found.scale, found.zero_point, inner)
+    return QTensor(codes, found.scale, found.zero_point, None, inner, found.scales)
+
+
+def _stored_offset(exact: Tensor, scheme: Scheme) -> tuple[Tensor, QTensor | None]:
+    """Return the offset rounded to the scheme's offset format."""
+    inner = scheme.offset_format
+    if isinstance(inner, Scheme):
+        stored = store_offsets(exact.to(torch.float32), scheme)
+        return stored.dequantize(), stored
+    assert inner is not None
+    if over := int((exact > inner.max).sum()):
+        raise SchemeError(
+            f"{over} of {exact.numel()} offsets are beyond {inner.name}, whose largest number is "
+            f"{inner.max:g} (the largest offset is {float(exact.max()):g}): use an offset format "
+            "with a larger range, such as bf16 or fp32"
+        )
+    return inner.decode(inner.encode(exact.to(torch.float32))), None
 
 
 def _exact_scale(low: Tensor, high: Tensor, scheme: Scheme) -> Tensor:
@@ -185,6 +262,9 @@ def _check_range(low: Tensor, high: Tensor) -> None:
         raise SchemeError(
             f"the bounds of a range have one shape, not {tuple(low.shape)} and {tuple(high.shape)}"
         )
+    span = high - low
+    if bool(((span >= 0) & (span < torch.inf)).all()):
+        return
     finite = torch.isfinite(low) & torch.isfinite(high)
     if bad := int((~finite).sum()):
         raise SchemeError(f"{bad} of {low.numel()} ranges have a NaN or infinite bound")

@@ -51,8 +51,9 @@ class Scheme:
     """How one tensor is quantized.
 
     Integer formats: ``real = scale · (code − zero_point)``, or with an offset format ``real =
-    scale · code − offset``. All others: ``real = scale · format.decode(code)``. 16- and 32-bit floats have an exponent in every value and take no
-    scale (it is 1); a learned table holds real values, which no scale multiplies.
+    scale · code − offset``. All others: ``real = scale · format.decode(code)``. 16- and 32-bit
+    floats have an exponent in every value and take no scale (it is 1); a learned table holds real
+    values, which no scale multiplies.
 
     Attributes:
         format: the numbers that codes stand for.
@@ -180,7 +181,9 @@ class Scheme:
 
 
 def _to_json(inner: NumberFormat | Scheme | None) -> dict[str, Any] | str | None:
-    return inner.to_json() if isinstance(inner, Scheme) else inner and inner.name
+    if isinstance(inner, Scheme):
+        return inner.to_json()
+    return None if inner is None else inner.name
 
 
 def _format(name: str) -> NumberFormat:

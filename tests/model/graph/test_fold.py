@@ -195,3 +195,19 @@ def test_an_output_is_not_fused_away():
 def test_parameters_that_are_not_read_any_more_are_dropped():
     graph = simplified(chain(nn.Conv2d(8, 6, 3), BN2(6)))
     assert sorted(graph.params) == ["0.folded_bias", "0.folded_weight"]
+
+
+def test_what_only_constants_enter_is_computed_once():
+    def turned(x: Tensor) -> Tensor:
+        angles = torch.pow(10.0, -torch.arange(0, 9, 2) / 9).cos()
+        return x[..., ::2] * angles
+
+    graph = simplified(Wrapped(turned))
+    assert [n.op for n in graph] == ["constant", "slice", "mul"]
+    (value,) = graph.params.values()
+    torch.testing.assert_close(value, (10.0 ** (-torch.arange(0, 9, 2) / 9)).cos())
+
+
+def test_random_numbers_are_not_frozen():
+    graph = simplify(capture(Wrapped(lambda x: x + torch.rand(9)), torch.randn(IMAGE), check=False))
+    assert [n.op for n in graph] == ["aten", "add"]

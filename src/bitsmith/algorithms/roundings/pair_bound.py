@@ -19,11 +19,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from bitsmith.algorithms.rounding import Rounding, weight_range
+from bitsmith.algorithms.baseline import weight_range
+from bitsmith.algorithms.rounding import Rounding
 from bitsmith.errors import SchemeError
 from bitsmith.numbers.integer.saturate import max_pair_sum
 from bitsmith.numbers.qtensor import QTensor
 from bitsmith.numbers.scheme import PerChannel, Scheme
+from bitsmith.numbers.statistics import Statistic
 
 __all__ = ["PAIR_LIMIT", "PairBound"]
 
@@ -50,9 +52,13 @@ class PairBound(Rounding, name="pair-bound"):
     True
     """
 
+    lowers_error = False
+
     order: Literal["channels_last", "channels_first", "any"] = "channels_last"
 
-    def round(self, weight: Tensor, scheme: Scheme, min_scale: Tensor) -> QTensor:
+    def round(
+        self, weight: Tensor, scheme: Scheme, min_scale: Tensor, statistic: Statistic | None
+    ) -> QTensor:
         if scheme.granularity != PerChannel(0) or not scheme.symmetric:
             raise SchemeError(
                 f"pair-bound rounds symmetric weights per channel of axis 0, not {scheme}"

@@ -1,5 +1,8 @@
 """How a quantized model leaves: one file per format.
 
+An :class:`Exporter` writes a graph in integers, a :class:`ModuleExporter` a module with packed
+weights.
+
 An exporter's contract is ``check`` (everything it cannot represent, before a byte is written),
 ``write`` (to a temporary name, then renamed) and ``read`` (what was written, bit for bit).
 """
@@ -7,14 +10,27 @@ An exporter's contract is ``check`` (everything it cannot represent, before a by
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, final
+
+from torch import Tensor, nn
 
 from bitsmith.errors import ExportError
 from bitsmith.model.quantized import QuantizedModel
+from bitsmith.model.stream import WeightStream, weight_stream
 from bitsmith.registry import Registry
 
-__all__ = ["Exporter", "export", "exporters"]
+__all__ = [
+    "Exporter",
+    "ModuleExport",
+    "ModuleExporter",
+    "export",
+    "export_module",
+    "exporters",
+    "module_exporters",
+]
 
 
 class Exporter(ABC):
@@ -45,13 +61,136 @@ class Exporter(ABC):
         """Return layer name → :class:`~bitsmith.numbers.qtensor.QTensor` of the file's weights."""
 
 
-def export(model: QuantizedModel, path: str | Path, metadata: dict[str, str] | None = None) -> Path:
+@final
+@dataclass(frozen=True)
+class ModuleExport:
+    """What an exporter of the module lane is given.
+
+    Attributes:
+        model: with packed weights.
+        example: positional inputs, where the format holds the computation too.
+        config: what the format wants to know of the architecture: a Hugging Face ``config.json``,
+            or GGUF keys.
+        metadata: more to write into the file.
+        options: of the format, by name.
+    """
+
+    model: nn.Module
+    example: Sequence[Tensor] | None = None
+    config: Mapping[str, Any] | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def stream(self) -> WeightStream:
+        """The model's tensors by name."""
+        return weight_stream(self.model)
+
+
+class ModuleExporter(ABC):
+    """Writes one file format from a module with packed weights.
+
+    Attributes:
+        suffix: of the files; empty for a folder.
+        takes: options it knows.
+    """
+
+    registry: ClassVar[Registry[type[ModuleExporter]]] = Registry(
+        "exporter", "bitsmith.deploy.export"
+    )
+    name: ClassVar[str]
+    suffix: ClassVar[str]
+    takes: ClassVar[tuple[str, ...]] = ()
+
+    def __init_subclass__(cls, *, name: str) -> None:
+        cls.name = name
+        ModuleExporter.registry.add(name, cls)
+
+    @abstractmethod
+    def check(self, job: ModuleExport) -> list[str]:
+        """Return everything that the format cannot represent; empty: all of it can."""
+
+    @abstractmethod
+    def write(self, job: ModuleExport, path: Path) -> None:
+        """Write to ``path``, by a temporary name in the same folder."""
+
+    @abstractmethod
+    def read(self, path: Path) -> Mapping[str, Any]:
+        """Return name → quantized or float tensor of what was written, bit for bit."""
+
+
+def export_module(
+    model: nn.Module,
+    path: str | Path,
+    *,
+    format: str | None = None,
+    example: Sequence[Tensor] | Tensor | None = None,
+    config: Mapping[str, Any] | None = None,
+    metadata: Mapping[str, str] | None = None,
+    **options: Any,
+) -> Path:
+    """Write ``model`` to ``path`` in a format that others read. Returns the path.
+
+    Args:
+        model: with packed weights.
+        path: its suffix names the format, unless ``format`` does.
+        format: ``onnx-weights``, ``gguf`` or ``compressed-tensors``.
+        example, config, metadata: see :class:`ModuleExport`.
+        options: of the format, for example ``form="dequantize"`` for ONNX.
+
+    Raises:
+        ExportError: no such format, an option it does not know, or something it cannot
+            represent; all of it is listed.
+    """
+    path = Path(path)
+    exporter = _exporter(path, format)
+    if unknown := sorted(set(options) - set(exporter.takes)):
+        raise ExportError(
+            f"{exporter.name} takes no {', '.join(unknown)}; it takes "
+            f"{', '.join(exporter.takes) or 'no options'}"
+        )
+    inputs = (example,) if isinstance(example, Tensor) else example
+    job = ModuleExport(model, inputs, config, metadata or {}, options)
+    if problems := exporter.check(job):
+        lines = "\n  ".join(problems)
+        raise ExportError(f"{exporter.name} cannot represent:\n  {lines}")
+    exporter.write(job, path)
+    return path
+
+
+def _exporter(path: Path, format: str | None) -> ModuleExporter:
+    kinds = ModuleExporter.registry
+    if format is not None:
+        return kinds[format]()
+    for name in kinds:
+        if kinds[name].suffix and kinds[name].suffix == path.suffix:
+            return kinds[name]()
+    known = ", ".join(f"{n} ({kinds[n].suffix or 'a folder'})" for n in kinds)
+    raise ExportError(f"{path}: which format? known: {known}; a folder needs format=…")
+
+
+def export(
+    model: nn.Module,
+    path: str | Path,
+    metadata: dict[str, str] | None = None,
+    **of_modules: Any,
+) -> Path:
     """Write ``model`` to ``path``; the suffix names the format. Returns the path.
+
+    Args:
+        model: a quantized model of either lane.
+        path: of the file.
+        metadata: more to write into the file.
+        of_modules: for a module with packed weights, the arguments of :func:`export_module`.
 
     Raises:
         ExportError: the format cannot represent something; all of it is listed.
     """
     path = Path(path)
+    if not isinstance(model, QuantizedModel):
+        return export_module(model, path, metadata=metadata, **of_modules)
+    if of_modules:
+        raise ExportError(f"a graph in integers takes no {', '.join(sorted(of_modules))}")
     suffixes = {Exporter.registry[name].suffix: name for name in Exporter.registry}
     if path.suffix not in suffixes:
         raise ExportError(
@@ -67,3 +206,4 @@ def export(model: QuantizedModel, path: str | Path, metadata: dict[str, str] | N
 
 
 exporters = Exporter.registry
+module_exporters = ModuleExporter.registry

@@ -18,7 +18,11 @@ class OpenVinoSession(Session, name="openvino"):
 
     def __init__(self, model: bytes, threads: int | None = None) -> None:
         ov = _import()
-        config: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32"}
+        # By default it rounds the inputs of products with packed weights to 8 bits.
+        config: dict[str, Any] = {
+            "INFERENCE_PRECISION_HINT": "f32",
+            "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0",
+        }
         if threads is not None:
             config["INFERENCE_NUM_THREADS"] = threads
         try:

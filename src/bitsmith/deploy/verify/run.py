@@ -117,6 +117,7 @@ class _Comparison:
         self.codes, self.reals, self.integers = codes, reals, integers
         self.cumulative = {t: Difference() for t in [*codes, *reals]}
         self.isolated = {n.name: Difference() for n in program.graph}
+        self.unequal: set[str] = set()  # real values differ, whether or not their codes do
         self.causes: dict[str, str] = {}
         self.output = Difference()
         self.changed = 0
@@ -135,6 +136,7 @@ class _Comparison:
             self.cumulative[name].add(ours.code(name), theirs.codes[name])
         for name in set(self.reals) - set(self.codes):
             self.cumulative[name].add(ours.reals[name], theirs.reals[name])
+        self.unequal |= {n for n in self.reals if not ours.reals[n].equal(theirs.reals[n])}
         for position, output in enumerate(plain.run(*inputs)):
             expected = ours.real(self.program.graph.outputs[position])
             self.output.add(expected, output)
@@ -188,7 +190,8 @@ class _Comparison:
 
     def _differs_before(self, node: Node | None) -> bool:
         return node is not None and any(
-            i in self.cumulative and self.cumulative[i].differing for i in node.inputs
+            i in self.unequal or (i in self.cumulative and self.cumulative[i].differing)
+            for i in node.inputs
         )
 
     def _row(self, name: str, node: Node | None) -> TensorComparison:

@@ -20,7 +20,8 @@ from bitsmith.model.graph.several import SEVERAL
 
 __all__ = ["Builder"]
 
-_VIEWS = {"reshape", "transpose", "slice"}
+#: Words that are at home with tensors of any type.
+_ANY_TYPE = {"identity", "reshape", "transpose", "slice", "embedding", "cast", "full_like", "ne"}
 
 
 @final
@@ -33,6 +34,7 @@ class Builder:
         self._params: dict[str, Tensor] = {}
         self._inputs: list[GraphInput] = []
         self.batches: dict[str, str] = {}  # symbolic batch size → an input that has it
+        self.sizes: dict[str, tuple[str, int]] = {}  # symbolic size → an input and its axis
         self._held: dict[fx.Node, str] = {}  # value → name of the tensor that holds it
         self._param_of: dict[fx.Node, str] = {}
         self._parts: dict[fx.Node, list[str]] = {}  # results of chunk and split
@@ -70,6 +72,9 @@ class Builder:
                 self._inputs.append(GraphInput(name, shape_of(value), dtype))
                 if value.dim() and isinstance(value.shape[0], torch.SymInt):
                     self.batches.setdefault(str(value.shape[0]), name)
+                for axis, size in enumerate(value.shape):
+                    if isinstance(size, torch.SymInt):
+                        self.sizes.setdefault(str(size), (name, axis))
                 self._held[node] = name
 
     def _call(self, node: fx.Node) -> None:
@@ -146,7 +151,7 @@ class Builder:
         """Whether own parameters really are the model's own, and tensors are float32."""
         if any(call.args[arg] not in self._param_of for arg in lowered.params.values()):
             return False
-        if lowered.op in _VIEWS | {"identity"}:
+        if lowered.op in _ANY_TYPE:
             return True
         values = [n.meta.get("val") for n in [node, *node.all_input_nodes]]
         return all(v.dtype == torch.float32 for v in values if isinstance(v, Tensor))
@@ -216,7 +221,10 @@ class Builder:
             if isinstance(v, fx.Node) and isinstance(v.meta.get("val"), Tensor)
         }
         value = node.meta["val"]
-        return Call(args, shapes, shape_of(value) if isinstance(value, Tensor) else ())
+        if not isinstance(value, Tensor):
+            return Call(args, shapes, ())
+        kind = str(value.dtype).removeprefix("torch.")
+        return Call(args, shapes, shape_of(value), _kept_axes(args, value), kind)
 
     def tensor_of(self, value: Any, reader: fx.Node) -> str:
         """Return the tensor that holds ``value``; parameters and numbers become constants."""
@@ -265,3 +273,13 @@ class Builder:
             candidate = f"{name}_{count}"
         self._names.add(candidate)
         return candidate
+
+
+def _kept_axes(args: dict[str, Any], value: Tensor) -> frozenset[int]:
+    """Axes whose symbolic size the first argument has at the same place."""
+    source = next(iter(args.values()), None)
+    before = source.meta.get("val") if isinstance(source, fx.Node) else None
+    if not isinstance(before, Tensor):
+        return frozenset()
+    pairs = enumerate(zip(before.shape, value.shape, strict=False))
+    return frozenset(i for i, (a, b) in pairs if str(a) == str(b))

@@ -12,11 +12,20 @@ __all__ = ["Call", "Lowered", "Lowering", "lowers"]
 @final
 @dataclass(frozen=True)
 class Call:
-    """One ATen call: every argument by its name in the schema, shapes of tensors, output shape."""
+    """One ATen call.
+
+    Attributes:
+        args: every argument by its name in the schema.
+        shapes: of the arguments that are tensors.
+        shape, dtype: of the result.
+        kept: axes of the result that have the size of the first argument's axis at that place.
+    """
 
     args: dict[str, Any]
     shapes: dict[str, tuple[int, ...]]
     shape: tuple[int, ...]
+    kept: frozenset[int] = frozenset()
+    dtype: str = "float32"
 
     def spatial(self, name: str, default: Any = None) -> list[int]:
         """Return an int-or-list argument as one integer per spatial dimension."""

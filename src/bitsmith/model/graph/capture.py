@@ -32,8 +32,9 @@ def capture(model: nn.Module, example: Tensor | Sequence[Tensor], *, check: bool
 
     Args:
         model: any module that ``torch.export`` can trace; it is not changed.
-        example: its input or inputs, float32 ``[batch, …]``; a batch of one is doubled, because
-            tracing would take 1 for a constant.
+        example: its input or inputs, float32 ``[batch, …]`` or token ids and masks ``[batch,
+            tokens]`` of integers, whose length is free where the model leaves it open; a batch
+            of one is doubled, because tracing would take 1 for a constant.
         check: run module and graph on the example and compare.
 
     Raises:
@@ -70,12 +71,18 @@ def from_exported(program: ExportedProgram) -> Graph:
 
 
 def _export(model: nn.Module, inputs: Sequence[Tensor]) -> ExportedProgram:
-    shapes = tuple({0: Dim.DYNAMIC} for _ in inputs)
+    shapes = tuple(_free_axes(x) for x in inputs)
     try:
         with contextlib.redirect_stderr(io.StringIO()):  # it prints the partial graph there
             return torch.export.export(model, tuple(inputs), dynamic_shapes=shapes)
     except Exception as error:  # torch.export raises many types, none of them documented
         raise CaptureError(explain(model, inputs, error)) from error
+
+
+def _free_axes(x: Tensor) -> dict[int, Any]:
+    """The batch; of token ids and masks every axis whose size the model leaves open."""
+    others = {} if x.is_floating_point() else dict.fromkeys(range(1, x.dim()), Dim.AUTO)
+    return {0: Dim.DYNAMIC, **others}
 
 
 def _check_precision(model: nn.Module) -> None:

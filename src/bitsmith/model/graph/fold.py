@@ -5,6 +5,7 @@ Each pass returns a new graph; a pattern that does not match is left alone.
 * batch norms are folded into the convolution or linear layer before them, or after them where
   that is exact (no padding between: a padded 0 is not a normalised 0); one that stands alone
   becomes a depthwise 1×1 convolution, which integers can run;
+* calls without a word that read constants only are computed once;
 * a mean over all spatial dimensions becomes a global average pool;
 * the broadcast operand of an add or mul comes second;
 * relu and clamp(0, c) move in front of data movement and into the operator that computes their
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor
 
 from bitsmith.model.graph.ir import Graph, Node
+from bitsmith.model.graph.operators import aten_overload, run_node
 
 __all__ = ["MOVES", "simplify"]
 
@@ -34,6 +36,7 @@ _CLAMPABLE = frozenset(
 def simplify(graph: Graph) -> Graph:
     """Return the graph with all rewrites applied, in float32 arithmetic folded in float64."""
     for rewrite in (
+        compute_constants,
         drop_empty_reshapes,
         fold_batch_norms_backward,
         fold_batch_norms_forward,
@@ -46,6 +49,24 @@ def simplify(graph: Graph) -> Graph:
     ):
         graph = rewrite(graph)
     return graph.without_dead()
+
+
+def compute_constants(graph: Graph) -> Graph:
+    """aten of constants (tables of angles, ranges) → constant, unless its result is random."""
+    params: dict[str, Tensor] = {}
+    nodes: dict[str, Node] = {}
+    for node in graph:
+        sources = [nodes.get(i) for i in node.inputs]
+        if node.op == "aten" and all(s is not None and s.op == "constant" for s in sources):
+            known = {**graph.params, **params}
+            inputs = [known[s.params["value"]] for s in sources if s is not None]
+            if torch.Tag.nondeterministic_seeded not in aten_overload(node.attrs["target"]).tags:
+                own = {role: known[p] for role, p in node.params.items()}
+                name = f"{node.name}.value"
+                params[name] = run_node(node, own, inputs)
+                node = node.with_(op="constant", inputs=(), attrs={}, params={"value": name})
+        nodes[node.name] = node
+    return graph.with_nodes(list(nodes.values()), params=params)
 
 
 def drop_empty_reshapes(graph: Graph) -> Graph:
@@ -159,10 +180,14 @@ def batch_norms_to_convolutions(graph: Graph) -> Graph:
 
 
 def means_to_pools(graph: Graph) -> Graph:
-    """mean over every spatial dimension → global_avg_pool (and a reshape without keepdim)."""
+    """mean over every spatial dimension → global_avg_pool (and a reshape without keepdim).
+
+    Where the second axis is free it counts tokens, not channels, and the mean is that of a norm.
+    """
     nodes = []
     for node in graph:
-        rank = len(graph.shape(node.inputs[0])) if node.inputs else 0
+        before = graph.shape(node.inputs[0]) if node.inputs else ()
+        rank = 0 if before[1:2] == (-1,) else len(before)
         if node.op == "mean" and rank in (3, 4) and node.attrs["axes"] == list(range(2, rank)):
             shape = (*graph.shape(node.inputs[0])[:2], *[1] * (rank - 2))
             if node.attrs["keepdim"]:

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 from bitsmith.model.graph.call import Call, Lowered, Lowering, lowers
 from bitsmith.model.graph.lower_moves import MOVE_LOWERINGS
+from bitsmith.model.graph.lower_tokens import TOKEN_LOWERINGS
 
 __all__ = ["LOWERINGS"]
 
-LOWERINGS: dict[str, Lowering] = dict(MOVE_LOWERINGS)
+LOWERINGS: dict[str, Lowering] = {**MOVE_LOWERINGS, **TOKEN_LOWERINGS}
 
 
 def _present(call: Call, **roles: str) -> dict[str, str]:

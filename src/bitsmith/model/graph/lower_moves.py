@@ -20,9 +20,10 @@ MOVE_LOWERINGS: dict[str, Lowering] = {}
     "_unsafe_view",
 )
 def _reshape(call: Call) -> Lowered | None:
-    if sum(s == -1 for s in call.shape) > 1:
-        return None
-    return Lowered("reshape", attrs={"shape": list(call.shape)})
+    shape = list(call.shape)
+    if shape.count(-1) > 1:  # 0 keeps an axis as it is; one other may be inferred
+        shape = [0 if s == -1 and i in call.kept else s for i, s in enumerate(shape)]
+    return None if shape.count(-1) > 1 else Lowered("reshape", attrs={"shape": shape})
 
 
 @lowers(MOVE_LOWERINGS, "permute")
@@ -52,6 +53,8 @@ def _slice(call: Call) -> Lowered | None:
     size = call.shapes["self"][axis]
     start, end = call.args.get("start") or 0, call.args.get("end")
     step = call.args.get("step", 1)
+    if not all(v is None or isinstance(v, int) for v in (start, end, step)):
+        return None  # a size of the input
     if size == -1:
         whole = start == 0 and (end is None or end >= 2**31) and step == 1
         return Lowered("identity") if whole else None

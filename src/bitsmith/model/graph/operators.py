@@ -15,7 +15,12 @@ model run it, and the capture is checked against the original module with it.
 ``max_pool`` ``avg_pool`` ``global_avg_pool``  over the last dimensions
 ``batch_norm``     only until it is folded; params weight, bias, mean, var
 ``relu clamp leaky_relu sigmoid tanh silu hardswish hardsigmoid gelu softmax layer_norm``
-``mean reshape transpose slice pad upsample_nearest``
+``mean sum norm reshape transpose slice pad upsample_nearest``  0 in a reshape keeps that axis
+``embedding``      ids of any integer type, params weight ``[rows, width]``
+``arange``         0, 1, … of the length of one axis of its input
+``slice_to``       the first of x along axis, as many as the second tensor has along size_of
+``expand_as``      x repeated to the shape of the second tensor
+``full_like cast ne``  constants of a shape, change of type, comparison with a number
 ``aten``           any other PyTorch operator, run as it is
 =================  ===========================================================================
 
@@ -102,6 +107,15 @@ def _layer_norm(a: Attrs, p: Params, x: Sequence[Tensor]) -> Tensor:
     return F.layer_norm(x[0], a["normalized_shape"], p.get("weight"), p.get("bias"), a["eps"])
 
 
+def _reshape(a: Attrs, p: Params, x: Sequence[Tensor]) -> Tensor:
+    return x[0].reshape([x[0].shape[i] if s == 0 else s for i, s in enumerate(a["shape"])])
+
+
+def _norm(a: Attrs, p: Params, x: Sequence[Tensor]) -> Tensor:
+    norm: Tensor = torch.linalg.vector_norm(x[0], 2.0, a["axes"], a["keepdim"])
+    return norm
+
+
 def aten_overload(name: str) -> Any:
     """Return PyTorch's operator for ``aten.name.overload``; CaptureError when there is none."""
     namespace, op, overload = name.split(".")
@@ -155,7 +169,18 @@ OPERATORS: dict[str, Kernel] = {
     "gelu": lambda a, p, x: F.gelu(x[0], approximate=a["approximate"]),
     "softmax": lambda a, p, x: torch.softmax(x[0], a["axis"]),
     "layer_norm": _layer_norm,
-    "reshape": lambda a, p, x: x[0].reshape(a["shape"]),
+    "sum": lambda a, p, x: x[0].sum(a["axes"], keepdim=a["keepdim"]),
+    "norm": _norm,
+    "embedding": lambda a, p, x: F.embedding(x[0], p["weight"]),
+    "arange": lambda a, p, x: torch.arange(x[0].shape[a["axis"]]),
+    "slice_to": lambda a, p, x: x[0].narrow(a["axis"], 0, x[1].shape[a["size_of"]]),
+    "expand_as": lambda a, p, x: x[0].expand_as(x[1]),
+    "full_like": lambda a, p, x: torch.full_like(
+        x[0], a["value"], dtype=getattr(torch, a["dtype"])
+    ),
+    "cast": lambda a, p, x: x[0].to(getattr(torch, a["dtype"])),
+    "ne": lambda a, p, x: x[0] != a["value"],
+    "reshape": _reshape,
     "transpose": lambda a, p, x: x[0].permute(a["perm"]),
     "slice": _slice,
     "pad": lambda a, p, x: F.pad(x[0], a["pads"], value=a["value"]),

@@ -124,6 +124,35 @@ def _expand(b: Builder, node: fx.Node) -> bool:
     return True
 
 
+@_expands("arange")
+def _arange(b: Builder, node: fx.Node) -> bool:
+    """0, 1, … up to a size of an input that is free: positions."""
+    call = b.call_of(node)
+    end = call.args["end"]
+    size = str(end.meta["val"]) if isinstance(end, fx.Node) else ""
+    plain = call.args.get("start", 0) == 0 and call.args.get("step", 1) == 1
+    if not plain or size not in b.sizes or call.dtype != "int64":
+        return False
+    source, axis = b.sizes[size]
+    b.hold(node, b.add(node, "arange", [source], {"axis": axis}, {}, call.shape))
+    return True
+
+
+@_expands("slice")
+def _slice_to(b: Builder, node: fx.Node) -> bool:
+    """The first rows of a table, as many as an input has tokens; other slices are moves."""
+    call = b.call_of(node)
+    end = call.args.get("end")
+    size = str(end.meta["val"]) if isinstance(end, fx.Node) else ""
+    if size not in b.sizes or call.args.get("start") or call.args.get("step", 1) != 1:
+        return False
+    source, axis = b.sizes[size]
+    names = [b.tensor_of(call.args["self"], node), source]
+    attrs = {"axis": call.args.get("dim", 0) % len(call.shape), "size_of": axis}
+    b.hold(node, b.add(node, "slice_to", names, attrs, {}, call.shape))
+    return True
+
+
 @_expands("rsub")
 def _rsub(b: Builder, node: fx.Node) -> bool:
     """other − self."""
@@ -154,10 +183,13 @@ def _pixel_shuffle(b: Builder, node: fx.Node) -> bool:
 
 @_expands("scaled_dot_product_attention")
 def _attention(b: Builder, node: fx.Node) -> bool:
-    """softmax(q kᵀ · scale) v, so that its two products can run in integers."""
+    """softmax(q kᵀ · scale + mask) v, so that its two products can run in integers."""
     call = b.call_of(node)
-    if call.args.get("attn_mask") is not None or call.args.get("is_causal"):
+    mask = call.args.get("attn_mask")
+    if call.args.get("is_causal"):
         return False
+    if mask is not None and not mask.meta["val"].is_floating_point():
+        return False  # a mask of truth values selects, it is not added
     if call.args.get("dropout_p", 0.0) or call.args.get("enable_gqa"):
         return False
     q, k, v = (b.tensor_of(call.args[n], node) for n in ("query", "key", "value"))
@@ -171,6 +203,9 @@ def _attention(b: Builder, node: fx.Node) -> bool:
     # Scaling the query first keeps the scores' own range in one quantizer.
     scaled = b.add(node, "mul", [q, factor], {}, {}, qshape)
     scores = b.add(node, "matmul", [scaled, kt], {}, {}, scores_shape)
+    if mask is not None:
+        terms = [scores, b.tensor_of(mask, node)]
+        scores = b.add(node, "add", terms, {}, {}, scores_shape)
     weights = b.add(node, "softmax", [scores], {"axis": rank - 1}, {}, scores_shape)
     out = (*qshape[:-1], vshape[-1])
     b.hold(node, b.add(node, "matmul", [weights, v], {}, {}, out))

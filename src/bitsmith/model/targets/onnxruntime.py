@@ -30,6 +30,15 @@ _FLOAT_REASONS: Mapping[str, str] = {
     "hardsigmoid": "ONNX Runtime has no integer HardSigmoid",
     "gelu": "ONNX Runtime has no integer Gelu",
     "tanh": "ONNX Runtime has no integer Tanh",
+    "sum": "ONNX Runtime has no integer ReduceSum",
+    "norm": "ONNX Runtime has no integer ReduceL2",
+    "embedding": "a table in float",
+    "arange": "positions",
+    "slice_to": "a cut to the length of an input",
+    "expand_as": "a repetition to the shape of a tensor",
+    "full_like": "a constant of the shape of its input",
+    "cast": "a change of type",
+    "ne": "a comparison",
     "layer_norm": "ONNX Runtime has no integer LayerNormalization",
     "constant": "a constant",
     "batch_constant": "a constant, repeated for the batch",
@@ -83,6 +92,10 @@ class OnnxRuntime(Target, name="onnxruntime"):
             return _FLOAT_REASONS[node.op]
         if node.op in ("add", "mul", "matmul") and all(_is_constant(graph, i) for i in node.inputs):
             return "both inputs are constants"
+        if node.op == "add" and any(_holds_mask(graph, i) for i in node.inputs):
+            return "adds a mask: one range for it and the scores would leave no codes to the scores"
+        if node.op == "softmax" and _holds_mask(graph, node.inputs[0]):
+            return "reads masked scores, which have no range"
         return None
 
     def float_output(self, node: Node) -> bool:
@@ -111,3 +124,32 @@ def _is_depthwise(node: Node, weight: Tensor) -> bool:
 def _is_constant(graph: Graph, name: str) -> bool:
     node = graph.node(name)
     return node is not None and node.op == "constant"
+
+
+#: A constant of this size added to scores, or multiplied to be added, is a mask (BERT: -10000).
+_MASK = 1e4
+#: Operators that hand a mask on.
+_MASK_PASSES = ("add", "sub", "mul", "reshape", "transpose", "slice", "expand_as", "cast")
+
+
+def _holds_mask(graph: Graph, name: str) -> bool:
+    """Whether ``name`` comes from a constant too large to be anything but a mask."""
+    waiting, seen = [name], {name}
+    while waiting:
+        node = graph.node(waiting.pop())
+        if node is None:
+            continue
+        if _is_mask(graph, node):
+            return True
+        if node.op in _MASK_PASSES:
+            waiting += [i for i in node.inputs if i not in seen]
+            seen.update(node.inputs)
+    return False
+
+
+def _is_mask(graph: Graph, node: Node) -> bool:
+    if node.op == "constant":
+        value = graph.params[node.params["value"]]
+        return value.is_floating_point() and bool((value.abs() >= _MASK).any())
+    numbers = node.attrs["args"] if node.op == "aten" else []  # where, masked_fill
+    return any(isinstance(a, float) and abs(a) >= _MASK for a in numbers)

@@ -31,6 +31,8 @@ __all__ = ["OPSET", "element_type", "emit_foreign", "untranslatable_calls"]
 OPSET = 21
 #: Two samples would do to keep the batch dynamic; three do not look like a pair of anything.
 _BATCH = 3
+#: The same for other free axes; not the batch, so that the two are not taken for one.
+_LENGTH = 5
 
 
 @final
@@ -65,7 +67,8 @@ def untranslatable_calls(graph: Graph) -> list[str]:
 
 def element_type(graph: Graph, tensor: str) -> int:
     """Return the ONNX element type of ``tensor`` when it is computed as real values."""
-    if not _calls(graph):
+    floats = all(i.dtype == "float32" for i in graph.inputs)
+    if floats and not any(n.op in ("aten", "arange", "full_like", "cast", "ne") for n in graph):
         return TensorProto.FLOAT
     name = str(_foreign(graph).types[tensor]).removeprefix("torch.")
     names = {"float32": "FLOAT", "float64": "DOUBLE", "float16": "FLOAT16"}
@@ -116,7 +119,7 @@ def _translate_all(graph: Graph) -> _Foreign:
     seen = _example_tensors(graph)
     types = {name: value.dtype for name, value in seen.items()}
     calls = _calls(graph)
-    if importlib.util.find_spec("onnxscript") is None:
+    if calls and importlib.util.find_spec("onnxscript") is None:
         remedy = "needs onnxscript to be translated: pip install 'bitsmith[torch-onnx]'"
         return _Foreign(types, {}, [f"{_describe(node)} {remedy}" for node in calls])
     models: dict[str, onnx.ModelProto] = {}
@@ -145,9 +148,12 @@ def _example_tensors(graph: Graph) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(0)
     inputs = []
     for declared in graph.inputs:
-        shape = [_BATCH if s == -1 else s for s in declared.shape]
+        sizes = enumerate(declared.shape)
+        shape = [s if s != -1 else _BATCH if axis == 0 else _LENGTH for axis, s in sizes]
+        kind = getattr(torch, declared.dtype)
         value = torch.randn(shape, generator=generator)
-        inputs.append(value.to(getattr(torch, declared.dtype)))
+        # 1 is a token of every vocabulary, and a mask that hides nothing.
+        inputs.append(value.to(kind) if kind.is_floating_point else torch.ones(shape, dtype=kind))
     seen: dict[str, Tensor] = {}
     run_float(graph, inputs, lambda name, value: seen.update({name: value}))
     return seen

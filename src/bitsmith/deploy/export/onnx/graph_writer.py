@@ -37,6 +37,7 @@ class GraphWriter:
         self._reals: dict[str, str] = {}
         self._rounded: dict[str, str] = {}
         self._undetected: set[str] = set()
+        self._sizes: set[str] = set()
         self._parameters: dict[Encoding, tuple[str, str]] = {}
 
     def put_real(self, tensor: str) -> None:
@@ -112,6 +113,14 @@ class GraphWriter:
         codes = self.constant(f"{layer}.bias_codes", bias)
         steps = self.constant(f"{layer}.bias_scale", scale)
         return self.add("DequantizeLinear", [codes, steps], f"{layer}.bias", axis=0)
+
+    def free_axes(self, tensor: str, count: int) -> str:
+        """Return the name of the first ``count`` sizes of ``tensor``, int64."""
+        name = f"{tensor}.first_{count}_sizes"
+        if name not in self._sizes:
+            holder = self._codes.get(tensor) or self.real(tensor)
+            self._sizes.add(self.add("Shape", [holder], name, start=0, end=count))
+        return name
 
     def constant(self, name: str, value: Any, dtype: Any = None) -> str:
         """Add an initializer; a torch tensor keeps its type."""

@@ -14,7 +14,7 @@ from onnx import helper
 from bitsmith.deploy.export.onnx.foreign import OPSET, element_type, emit_foreign
 from bitsmith.deploy.export.onnx.graph_writer import ELEMENT_TYPES, GraphWriter, code_name
 from bitsmith.deploy.export.onnx.operators import EMITTERS, Emission
-from bitsmith.model.graph.ir import Node
+from bitsmith.model.graph.ir import GraphInput, Node
 from bitsmith.model.quantized import QuantizedModel
 from bitsmith.model.simulate import Program, code_bounds, pad_code
 from bitsmith.version import __version__
@@ -59,7 +59,7 @@ def write_graph(program: Program, metadata: dict[str, str]) -> onnx.ModelProto:
         _write(writer, node)
     outputs = [_output(writer, name) for name in program.graph.outputs]
     inputs = [
-        helper.make_tensor_value_info(i.name, ELEMENT_TYPES[i.dtype], _dynamic(i.shape))
+        helper.make_tensor_value_info(i.name, ELEMENT_TYPES[i.dtype], _dynamic(i))
         for i in program.graph.inputs
     ]
     graph = helper.make_graph(
@@ -76,8 +76,13 @@ def write_graph(program: Program, metadata: dict[str, str]) -> onnx.ModelProto:
     return model
 
 
-def _dynamic(shape: tuple[int, ...]) -> list[int | str]:
-    return ["batch" if s == -1 else s for s in shape]
+def _dynamic(declared: GraphInput) -> list[int | str]:
+    """The batch has one name in all inputs; other free axes have one of their own."""
+    dims: list[int | str] = []
+    for axis, size in enumerate(declared.shape):
+        free = f"{declared.name}_{axis}" if axis else "batch"
+        dims.append(free if size == -1 else size)
+    return dims
 
 
 def _output(writer: GraphWriter, name: str) -> onnx.ValueInfoProto:
@@ -107,13 +112,23 @@ def _write(writer: GraphWriter, node: Node) -> None:
         emit_foreign(writer, node, [writer.real_undetected(i) for i in node.inputs], node.name)
         writer.put_real(node.name)
     else:
-        params = {
-            role: writer.constant(name, writer.program.graph.params[name])
-            for role, name in node.params.items()
-        }
+        params = _float_params(writer, node)
         # ONNX Runtime quantizes the weight of a float layer that sits between codes, per tensor.
         read = writer.real_undetected if "weight" in params else writer.real
         _write_clamped(writer, node, [read(i) for i in node.inputs], params)
+
+
+def _float_params(writer: GraphWriter, node: Node) -> dict[str, str]:
+    """Write what a float operator owns; returns the names by role. A table may be of codes."""
+    layer = writer.program.layers.get(node.name)
+    if layer is not None:
+        codes = writer.constant(f"{node.name}.weight_codes", layer.weight.codes)
+        rows = layer.weight.scale.reshape(-1, 1)
+        return {"weight": codes, "scale": writer.constant(f"{node.name}.weight_scale", rows)}
+    return {
+        role: writer.constant(name, writer.program.graph.params[name])
+        for role, name in node.params.items()
+    }
 
 
 def _write_constant(writer: GraphWriter, node: Node) -> None:
@@ -138,7 +153,7 @@ def _write_real(
         rows = _reshape(writer, inputs[0], f"{output}.rows", _as_rows(writer, node))
         flat = node.with_(shape=(-1, node.shape[-1]))
         EMITTERS["linear"](writer, Emission(flat, [rows], params, f"{output}.flat"))
-        _reshape(writer, f"{output}.flat", output, list(node.shape))
+        _reshape_rows(writer, node, f"{output}.flat", output)
     else:
         EMITTERS[node.op](writer, Emission(node, inputs, params, output, fill, _float32(bounds)))
 
@@ -173,6 +188,16 @@ def _as_rows(writer: GraphWriter, node: Node) -> list[int]:
 def _reshape(writer: GraphWriter, source: str, output: str, shape: list[int]) -> str:
     target = writer.constant(f"{output}.shape", shape, np.int64)
     return writer.add("Reshape", [source, target], output)
+
+
+def _reshape_rows(writer: GraphWriter, node: Node, source: str, output: str) -> str:
+    """Give the rows of a linear layer its shape; several free axes are those of its input."""
+    if node.shape.count(-1) < 2:
+        return _reshape(writer, source, output, list(node.shape))
+    width = writer.constant(f"{output}.width", node.shape[-1:], np.int64)
+    before = writer.free_axes(node.inputs[0], len(node.shape) - 1)
+    shape = writer.add("Concat", [before, width], f"{output}.shape", axis=0)
+    return writer.add("Reshape", [source, shape], output)
 
 
 def _write_move(writer: GraphWriter, node: Node) -> None:
@@ -230,4 +255,4 @@ def _write_integer_rows(writer: GraphWriter, node: Node, params: dict[str, str])
     flat = node.with_(shape=(-1, node.shape[-1]))
     EMITTERS["linear"](writer, Emission(flat, [real_rows], params, real))
     writer.quantize(real, node.name, codes)
-    _reshape(writer, codes, code_name(node.name), list(node.shape))
+    _reshape_rows(writer, node, codes, code_name(node.name))

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from typing import Any, final
 
 import numpy as np
+from onnx import TensorProto, helper, numpy_helper
 
-from bitsmith.deploy.export.onnx.foreign import untranslatable_calls
-from bitsmith.deploy.export.onnx.graph_writer import GraphWriter
+from bitsmith.deploy.export.onnx.foreign import element_type, untranslatable_calls
+from bitsmith.deploy.export.onnx.graph_writer import ELEMENT_TYPES, GraphWriter
 from bitsmith.model.graph.ir import Graph, Node
 
 __all__ = ["EMITTERS", "Emission", "untranslatable"]
@@ -118,9 +119,61 @@ def _avg_pool(w: GraphWriter, e: Emission) -> None:
     _pool(w, e, "AveragePool", count_include_pad=int(e.attr("count_include_pad")))
 
 
-def _mean(w: GraphWriter, e: Emission) -> None:
-    axes = _int64(w, e, "axes", e.attr("axes"))
-    w.add("ReduceMean", [*e.inputs, axes], e.output, keepdims=int(e.attr("keepdim")))
+def _embedding(w: GraphWriter, e: Emission) -> None:
+    """Rows of the table; of a table of codes, times their scales."""
+    if "scale" not in e.params:
+        w.add("Gather", [e.params["weight"], *e.inputs], e.output, axis=0)
+        return
+    codes = w.add("Gather", [e.params["weight"], *e.inputs], f"{e.output}.rows", axis=0)
+    real = w.add("Cast", [codes], f"{e.output}.row_codes", to=TensorProto.FLOAT)
+    scale = w.add("Gather", [e.params["scale"], *e.inputs], f"{e.output}.row_scales", axis=0)
+    w.add("Mul", [real, scale], e.output)
+
+
+def _arange(w: GraphWriter, e: Emission) -> None:
+    axis = e.attr("axis")
+    size = w.add("Shape", e.inputs, f"{e.output}.size", start=axis, end=axis + 1)
+    end = w.add("Squeeze", [size], f"{e.output}.end")
+    first, step = (w.constant(f"{e.output}.from_{v}", v, np.int64) for v in (0, 1))
+    w.add("Range", [first, end, step], e.output)
+
+
+def _slice_to(w: GraphWriter, e: Emission) -> None:
+    size = e.attr("size_of")
+    end = w.add("Shape", e.inputs[1:], f"{e.output}.end", start=size, end=size + 1)
+    first, axis = (_int64(w, e, r, [v]) for r, v in (("first", 0), ("axis", e.attr("axis"))))
+    w.add("Slice", [e.inputs[0], first, end, axis], e.output)
+
+
+def _expand_as(w: GraphWriter, e: Emission) -> None:
+    shape = w.add("Shape", e.inputs[1:], f"{e.output}.shape")
+    w.add("Expand", [e.inputs[0], shape], e.output)
+
+
+def _full_like(w: GraphWriter, e: Emission) -> None:
+    shape = w.add("Shape", e.inputs, f"{e.output}.shape")
+    kind = helper.tensor_dtype_to_np_dtype(ELEMENT_TYPES[e.attr("dtype")])
+    value = numpy_helper.from_array(np.asarray([e.attr("value")], kind))
+    w.add("ConstantOfShape", [shape], e.output, value=value)
+
+
+def _cast(w: GraphWriter, e: Emission) -> None:
+    w.add("Cast", e.inputs, e.output, to=ELEMENT_TYPES[e.attr("dtype")])
+
+
+def _ne(w: GraphWriter, e: Emission) -> None:
+    kind = helper.tensor_dtype_to_np_dtype(element_type(w.program.graph, e.node.inputs[0]))
+    other = w.constant(f"{e.output}.other", e.attr("value"), kind)
+    equal = w.add("Equal", [*e.inputs, other], f"{e.output}.equal")
+    w.add("Not", [equal], e.output)
+
+
+def _reduction(kind: str) -> Emitter:
+    def emit(w: GraphWriter, e: Emission) -> None:
+        axes = _int64(w, e, "axes", e.attr("axes"))
+        w.add(kind, [*e.inputs, axes], e.output, keepdims=int(e.attr("keepdim")))
+
+    return emit
 
 
 def _reshape(w: GraphWriter, e: Emission) -> None:
@@ -190,7 +243,16 @@ EMITTERS: dict[str, Emitter] = {
     "max_pool": _max_pool,
     "avg_pool": _avg_pool,
     "global_avg_pool": _plain("GlobalAveragePool"),
-    "mean": _mean,
+    "mean": _reduction("ReduceMean"),
+    "sum": _reduction("ReduceSum"),
+    "norm": _reduction("ReduceL2"),
+    "embedding": _embedding,
+    "arange": _arange,
+    "slice_to": _slice_to,
+    "expand_as": _expand_as,
+    "full_like": _full_like,
+    "cast": _cast,
+    "ne": _ne,
     "relu": _relu,
     "clamp": _clamp,
     "leaky_relu": _renamed("LeakyRelu", alpha="slope"),

@@ -1,4 +1,4 @@
-"""Save and load a quantized model: ``graph.json`` and ``tensors.safetensors`` in a folder.
+"""Save and load a model of the graph lane: ``graph.json`` and ``tensors.safetensors`` in a folder.
 
 No pickle. Only what the simulation needs is kept: integers of the quantized layers, float
 parameters of the float islands.
@@ -7,9 +7,6 @@ parameters of the float islands.
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -24,58 +21,45 @@ from bitsmith.model.place import Outcome
 from bitsmith.model.quantized import CoverageRow, QuantizedModel
 from bitsmith.model.recipe import Recipe
 from bitsmith.model.simulate import Program
+from bitsmith.model.store.folder import GRAPH, TENSORS, write_folder
 from bitsmith.numbers.encoding import Encoding
 from bitsmith.numbers.qtensor import QTensor
 from bitsmith.numbers.scheme import Scheme
 
-__all__ = ["load", "save"]
+__all__ = ["load_graph", "save_graph"]
 
 _VERSION = 1
 
 
-def save(model: QuantizedModel, folder: str | Path) -> Path:
+def save_graph(model: QuantizedModel, folder: str | Path) -> Path:
     """Write ``model`` to ``folder``, replacing a folder that bitsmith wrote; returns the folder.
-
-    Everything is written to a temporary folder beside it, which then takes its name.
 
     Raises:
         InputError: the place cannot be written, or holds something else.
     """
-    folder = Path(folder)
-    if folder.exists() and not (folder / "graph.json").is_file():
-        raise InputError(f"{folder} exists and is not a bitsmith folder; choose another name")
-    try:
-        temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-    except OSError as error:
-        raise InputError(f"{folder} cannot be written: {error.strerror}") from error
-    try:
+
+    def write(place: Path) -> None:
         description, tensors = _describe(model)
-        (temporary / "graph.json").write_text(json.dumps(description, indent=1))
-        save_file(tensors, temporary / "tensors.safetensors")
-        temporary.chmod(0o755)
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.replace(temporary, folder)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-    return folder
+        (place / GRAPH).write_text(json.dumps(description, indent=1))
+        save_file(tensors, place / TENSORS)
+
+    return write_folder(Path(folder), write)
 
 
-def load(folder: str | Path) -> QuantizedModel:
-    """Return the model that :func:`save` wrote.
+def load_graph(folder: str | Path) -> QuantizedModel:
+    """Return the model that :func:`save_graph` wrote.
 
     Raises:
         InputError: the folder or a file in it is missing.
         WeightsError: a file is damaged or was changed by hand.
     """
     folder = Path(folder)
-    for name in ("graph.json", "tensors.safetensors"):
+    for name in (GRAPH, TENSORS):
         if not (folder / name).is_file():
             raise InputError(f"{folder} is not a bitsmith folder: it has no {name}")
     try:
-        description = json.loads((folder / "graph.json").read_text())
-        tensors = load_file(folder / "tensors.safetensors")
+        description = json.loads((folder / GRAPH).read_text())
+        tensors = load_file(folder / TENSORS)
         if description["version"] != _VERSION:
             raise WeightsError(
                 f"{folder} has version {description['version']}; this bitsmith reads {_VERSION}"

@@ -1,0 +1,162 @@
+"""Which layers are calibrated together, and the statistics of their inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from bitsmith.errors import DataError
+from bitsmith.model.owners import Owner
+from bitsmith.numbers.statistics import Gram
+
+__all__ = ["Block", "input_grams", "owner_blocks"]
+
+
+@final
+@dataclass(frozen=True)
+class Block:
+    """Layers that are calibrated in one pass over the data.
+
+    Attributes:
+        name: of the module that holds them all; empty where there is none.
+        owners: the layers, in module order.
+    """
+
+    name: str
+    owners: tuple[Owner, ...]
+
+
+def owner_blocks(model: nn.Module, owners: Iterable[Owner]) -> list[Block]:
+    """Return the layers in the blocks that a network repeats, in module order.
+
+    A block is a child of an outermost ``ModuleList`` or ``Sequential`` with at least two children;
+    layers outside of any stand alone with their neighbours.
+    """
+    named = dict(model.named_modules())
+    blocks: list[Block] = []
+    for owner in owners:
+        name = _block_name(named, owner.name)
+        if blocks and blocks[-1].name == name:
+            blocks[-1] = Block(name, (*blocks[-1].owners, owner))
+        else:
+            blocks.append(Block(name, (owner,)))
+    return blocks
+
+
+def input_grams(
+    model: nn.Module,
+    block: Block,
+    data: Iterable[Any],
+    advance: Callable[[int], None] | None = None,
+) -> dict[str, Gram]:
+    """Return layer name → Gram statistic of the inputs that meet its weight, in one pass.
+
+    Linear layers and ungrouped convolutions have one; others, whose inputs are no rows that one
+    weight multiplies, are absent. The model runs up to the end of the block only.
+
+    Args:
+        model: runs with the weights it has; those of earlier blocks may be packed already.
+        block: of ``model``.
+        data: batches: a tensor, a tuple of positional or a dict of keyword arguments.
+        advance: told the samples of each batch.
+    """
+    grams = {o.name: Gram() for o in block.owners if _rows_of(o) is not None}
+    if not grams:
+        return {}
+    with torch.no_grad(), _watched(model, block, grams):
+        for batch in data:
+            arguments, keywords = as_arguments(batch)
+            with suppress(_EndOfBlock):
+                model(*arguments, **keywords)
+            if advance is not None:
+                advance(_samples(batch))
+    return {name: gram for name, gram in grams.items() if not gram.empty}
+
+
+def as_arguments(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return positional and keyword arguments of a batch.
+
+    Raises:
+        DataError: it is neither a tensor, nor a tuple or list, nor a dict.
+    """
+    if isinstance(batch, Tensor):
+        return (batch,), {}
+    if isinstance(batch, tuple | list):
+        return tuple(batch), {}
+    if isinstance(batch, dict):
+        return (), batch
+    raise DataError(
+        "a calibration batch is a tensor, a tuple of positional or a dict of keyword arguments, "
+        f"not {type(batch).__name__}"
+    )
+
+
+class _EndOfBlock(Exception):
+    """The pass has seen what it came for."""
+
+
+@contextmanager
+def _watched(model: nn.Module, block: Block, grams: dict[str, Gram]) -> Iterator[None]:
+    """Gather statistics while the model runs, and stop it behind the block."""
+
+    def gather(owner: Owner, gram: Gram) -> Any:
+        rows = _rows_of(owner)
+        assert rows is not None
+
+        def hook(module: nn.Module, arguments: tuple[Any, ...]) -> None:
+            gram.update(rows(arguments[0].detach().to(torch.float32)))
+
+        return owner.module.register_forward_pre_hook(hook)
+
+    def stop(module: nn.Module, arguments: Any, output: Any) -> None:
+        raise _EndOfBlock
+
+    handles = [gather(o, grams[o.name]) for o in block.owners if o.name in grams]
+    if block.name:
+        handles.append(model.get_submodule(block.name).register_forward_hook(stop))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _rows_of(owner: Owner) -> Callable[[Tensor], Tensor] | None:
+    """Return what turns the layer's input into the rows that its weight multiplies."""
+    module = owner.module
+    if isinstance(module, nn.Linear):
+        return lambda x: x
+    if isinstance(module, nn.Conv2d) and module.groups == 1 and module.padding_mode == "zeros":
+        conv, padding = module, module.padding
+        if isinstance(padding, str):
+            return None
+        sides = (padding[0], padding[1])
+
+        def unfold(x: Tensor) -> Tensor:
+            wide = functional.unfold(x, conv.kernel_size, conv.dilation, sides, conv.stride)
+            return wide.mT
+
+        return unfold
+    return None
+
+
+def _block_name(named: dict[str, nn.Module], name: str) -> str:
+    parts = name.split(".")
+    for depth in range(1, len(parts) + 1):
+        parent = named.get(".".join(parts[: depth - 1]))
+        child = ".".join(parts[:depth])
+        if isinstance(parent, nn.ModuleList | nn.Sequential) and len(parent) >= 2:
+            return child
+    return ""
+
+
+def _samples(batch: Any) -> int:
+    arguments, keywords = as_arguments(batch)
+    first = next(iter([*arguments, *keywords.values()]), None)
+    return len(first) if isinstance(first, Tensor) and first.dim() else 1

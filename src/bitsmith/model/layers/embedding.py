@@ -1,0 +1,45 @@
+"""An embedding with a packed table."""
+
+from __future__ import annotations
+
+from typing import final
+
+import torch
+from torch import Tensor, nn
+
+from bitsmith.model.layers.packed import PackedWeight
+
+__all__ = ["QuantEmbedding"]
+
+
+@final
+class QuantEmbedding(nn.Module):
+    """Rows of a packed table; only the rows that are asked for are decoded.
+
+    Attributes:
+        packed: the table ``[rows, features]``.
+        padding_idx: kept for those who read it; inference does not need it.
+        dtype: of what is returned.
+    """
+
+    def __init__(self, packed: PackedWeight, padding_idx: int | None, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.packed = packed
+        self.padding_idx = padding_idx
+        self.dtype = dtype
+        self.num_embeddings, self.embedding_dim = packed.shape
+
+    @property
+    def weight(self) -> Tensor:
+        """The dequantized table; computed anew at every look."""
+        return self.packed.dequantize(self.dtype)
+
+    def forward(self, index: Tensor) -> Tensor:
+        rows = self.packed.rows(index)
+        if rows is None:
+            rows = self.packed.dequantize()[index]
+        return rows.to(self.dtype)
+
+    def extra_repr(self) -> str:
+        """Return what ``print(model)`` shows."""
+        return f"{self.num_embeddings} × {self.embedding_dim}"

@@ -1,0 +1,51 @@
+"""Any other module with packed weights: convolutions, recurrent layers, attention."""
+
+from __future__ import annotations
+
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from bitsmith.model.layers.packed import PackedWeight
+
+__all__ = ["WeightOnly"]
+
+
+@final
+class WeightOnly(nn.Module):
+    """A module called with its weights dequantized for the call; everything else is its own.
+
+    Attributes:
+        inner: the module, its packed weights replaced by empty ones.
+        packed: the weights, keyed by their names in ``inner`` with ``/`` for a dot.
+        dtypes: name → type of the weight when the module is called.
+    """
+
+    def __init__(self, inner: nn.Module, packed: dict[str, PackedWeight]) -> None:
+        super().__init__()
+        self.dtypes = {name: inner.get_parameter(name).dtype for name in packed}
+        for name, weight in packed.items():
+            owner, _, leaf = name.rpartition(".")
+            empty = nn.Parameter(
+                torch.empty(weight.shape, dtype=self.dtypes[name], device="meta"), False
+            )
+            setattr(inner.get_submodule(owner), leaf, empty)
+        self.inner = inner
+        self.packed = nn.ModuleDict({n.replace(".", "/"): w for n, w in packed.items()})
+
+    def weights(self) -> dict[str, Tensor]:
+        """Return name in ``inner`` → dequantized weight."""
+        named = ((n.replace("/", "."), w) for n, w in self.packed.items())
+        return {n: w.dequantize(self.dtypes[n]) for n, w in named if isinstance(w, PackedWeight)}
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return functional_call(self.inner, self.weights(), args, kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        """Fall back on the inner module, so that ``conv.stride`` or ``lstm.hidden_size`` work."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("inner"), name)

@@ -1,0 +1,73 @@
+"""One verb for both lanes: ``bs.ptq(model, recipe, data)``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from torch import nn
+
+from bitsmith.errors import RecipeError
+from bitsmith.model.presets import make_recipe
+from bitsmith.model.ptq import ptq as static
+from bitsmith.model.recipe import Recipe
+from bitsmith.model.swap import Ragged
+from bitsmith.model.weights import quantize_weights
+
+__all__ = ["ptq"]
+
+
+def ptq(
+    model: nn.Module,
+    recipe: str | Recipe = "W8A8",
+    data: Iterable[Any] | None = None,
+    *,
+    target: str = "onnxruntime",
+    machine: str = "any",
+    calibrator: str | None = None,
+    rounding: str | None = None,
+    ragged: Ragged = "error",
+    advance: Callable[[int], None] | None = None,
+) -> nn.Module:
+    """Return ``model`` quantized after training; the recipe decides the lane.
+
+    A static recipe (``W8A8``, ``W4A8-edge8``) captures the model as a graph in integers and gives
+    a :class:`~bitsmith.model.quantized.QuantizedModel`: see :func:`bitsmith.model.ptq.ptq`, whose
+    arguments are ``target``, ``machine`` and ``calibrator``. Every other (``W4G64``, ``NF4``,
+    ``W8A8-dynamic``) packs the weights of a copy of the module, without tracing: see
+    :func:`bitsmith.model.weights.quantize_weights`, whose arguments are ``rounding`` and
+    ``ragged``. Both carry ``coverage`` and ``recipe``.
+
+    Raises:
+        RecipeError: an argument of the other lane was given.
+        BitsmithError: as the two functions say.
+
+    >>> quantized = ptq(nn.Sequential(nn.Linear(64, 8)), "W4G64")
+    >>> [(row.layer, row.outcome) for row in quantized.coverage]
+    [('0.weight', 'packed')]
+    """
+    chosen = make_recipe(recipe)
+    if chosen.lane == "module":
+        given = {"target": target != "onnxruntime", "machine": machine != "any"}
+        _refuse(chosen, given | {"calibrator": calibrator is not None})
+        return quantize_weights(
+            model, chosen, data, rounding=rounding, ragged=ragged, advance=advance
+        )
+    _refuse(chosen, {"rounding": rounding is not None, "ragged": ragged != "error"})
+    return static(
+        model,
+        chosen,
+        data,
+        target=target,
+        machine=machine,
+        calibrator=calibrator,
+        advance=advance,
+    )
+
+
+def _refuse(recipe: Recipe, given: dict[str, bool]) -> None:
+    if wrong := [name for name, is_given in given.items() if is_given]:
+        raise RecipeError(
+            f"recipe {recipe.name!r} is of the {recipe.lane} lane, which takes no "
+            f"{', '.join(wrong)}"
+        )

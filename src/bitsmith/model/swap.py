@@ -1,0 +1,262 @@
+"""Swap the layers of any module for layers with packed weights; nothing is traced."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal, final
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from bitsmith.errors import RecipeError, SchemeError, WeightsError
+from bitsmith.model.layers.embedding import QuantEmbedding
+from bitsmith.model.layers.linear import QuantLinear
+from bitsmith.model.layers.other import WeightOnly
+from bitsmith.model.layers.packed import PackedWeight
+from bitsmith.model.owners import Owner, weight_owners
+from bitsmith.model.recipe import Recipe
+from bitsmith.numbers.qtensor import QTensor
+from bitsmith.numbers.scheme import PerBlock, PerGroup, Scheme
+
+__all__ = ["Plan", "Ragged", "Rounder", "Swap", "WeightRow", "plan_modules"]
+
+Ragged = Literal["error", "pad", "float"]
+Rounder = Callable[[str, Tensor, Scheme], QTensor]
+
+
+@final
+@dataclass(frozen=True)
+class WeightRow:
+    """What became of one weight: the line of the coverage table.
+
+    Attributes:
+        layer: name of the weight, as ``named_parameters`` gives it.
+        op: of the layer it belongs to.
+        outcome: ``packed``, ``tied`` (to a weight that is packed already) or ``float``.
+        reason: why it is float, to which weight it is tied, or what was padded.
+        values: numbers in the weight.
+        bits_per_weight: everything that is stored, per number.
+    """
+
+    layer: str
+    op: str
+    outcome: str
+    reason: str
+    values: int
+    bits_per_weight: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the row as plain data."""
+        return dict(vars(self))
+
+
+@final
+@dataclass(frozen=True)
+class Plan:
+    """What a recipe means for one model.
+
+    Attributes:
+        owners: every layer with weights.
+        schemes: weight name → scheme; a weight that is absent stays float.
+        columns: weight name → columns its rows are padded to, where they are.
+        reasons: weight name → why it stays float, or that it was padded.
+    """
+
+    owners: tuple[Owner, ...]
+    schemes: dict[str, Scheme]
+    columns: dict[str, int]
+    reasons: dict[str, str]
+
+
+def plan_modules(model: nn.Module, recipe: Recipe, ragged: Ragged = "error") -> Plan:
+    """Return which weights ``recipe`` packs, and how.
+
+    Args:
+        model: any module, with its weights in memory.
+        recipe: of the module lane.
+        ragged: what to do where a group size does not divide the rows of a weight: ``error``,
+            ``pad`` the rows with zeros, or leave the weight ``float``; both are listed.
+
+    Raises:
+        RecipeError: a rule matches nothing, or there is nothing to quantize.
+        SchemeError: a group size does not divide; every weight is listed.
+        WeightsError: weights on the meta device, or NaN or infinite; all are listed.
+    """
+    owners = weight_owners(model)
+    _check_weights(owners)
+    able = [(o.name, o.op) for o in owners if not o.refusal]
+    if not able:
+        refused = "; ".join(f"{o.name}: {o.refusal}" for o in owners)
+        raise RecipeError(
+            f"recipe {recipe.name!r}: the model has no layer to quantize"
+            + (f" ({refused})" if refused else "")
+        )
+    chosen = recipe.weights(able)
+    schemes: dict[str, Scheme] = {}
+    columns: dict[str, int] = {}
+    reasons: dict[str, str] = {}
+    misfits = []
+    seen: set[int] = set()
+    for owner in owners:
+        scheme = chosen.get(owner.name)
+        for leaf in owner.weights:
+            name = _join(owner.name, leaf)
+            if id(owner.module.get_parameter(leaf)) in seen:
+                continue  # tied: what becomes of the first is what becomes of all
+            seen.add(id(owner.module.get_parameter(leaf)))
+            if scheme is None:
+                reasons[name] = owner.refusal or "the recipe keeps it in float"
+                continue
+            rows = owner.module.get_parameter(leaf).flatten(1).shape
+            try:
+                scheme.granularity.scale_shape(rows)
+            except SchemeError as error:
+                wide = _padded(rows[1], scheme)
+                if ragged == "error" or (ragged == "pad" and wide is None):
+                    misfits.append(f"{name}: {error}")
+                elif ragged == "float" or wide is None:
+                    reasons[name] = str(error)
+                else:
+                    columns[name], schemes[name] = wide, scheme
+                    reasons[name] = f"rows of {rows[1]} padded to {wide}"
+                continue
+            schemes[name] = scheme
+    if misfits:
+        raise SchemeError(
+            "\n  ".join([f"recipe {recipe.name!r} does not fit every weight:", *misfits])
+            + "\nuse another group size, give these layers a rule of their own, or pass "
+            "ragged='pad' or ragged='float'"
+        )
+    return Plan(tuple(owners), schemes, columns, reasons)
+
+
+@final
+class Swap:
+    """A copy of a model whose layers are swapped one after the other.
+
+    Parameters that stay float are shared with the original, not copied. Weights that were tied,
+    and modules that were shared, still are.
+
+    Attributes:
+        model: the copy, as far as it is swapped.
+        rows: one for every weight, in module order; complete when every owner is swapped.
+        owners: the layers of the copy with weights, still to be swapped or left alone.
+
+    Args:
+        model: any module; it is not changed.
+        plan: of :func:`plan_modules`, for this model.
+        activation: scheme of the inputs of linear layers, one range per token.
+    """
+
+    def __init__(self, model: nn.Module, plan: Plan, activation: Scheme | None = None) -> None:
+        shared = itertools.chain(model.parameters(), model.buffers())
+        self.model = copy.deepcopy(model, {id(t): t for t in shared})  # taken as they are
+        self.rows: list[WeightRow] = []
+        self._plan, self._activation = plan, activation
+        self._packed: dict[int, tuple[str, PackedWeight]] = {}
+        # The plan knows how attention and the like are cut into owners; the copy has the modules.
+        named = dict(self.model.named_modules())
+        self.owners = [replace(o, module=named[o.name]) for o in plan.owners]
+
+    def swap(self, owner: Owner, rounder: Rounder) -> None:
+        """Replace one layer of the copy by its packed form.
+
+        Args:
+            owner: one of :attr:`owners`, in their order.
+            rounder: ``(name, weight [rows, columns] float32, scheme) → QTensor``.
+        """
+        weights: dict[str, PackedWeight] = {}
+        for leaf in owner.weights:
+            name, parameter = _join(owner.name, leaf), owner.module.get_parameter(leaf)
+            row, weight = _pack(name, parameter, owner.op, self._plan, rounder, self._packed)
+            self.rows.append(row)
+            if weight is not None:
+                weights[leaf] = weight
+        if not weights:
+            return
+        layer = _layer(owner, weights, self._activation)
+        for parent in list(self.model.modules()):
+            for child_name, child in list(parent._modules.items()):
+                if child is owner.module:
+                    parent._modules[child_name] = layer
+        if self.model is owner.module:
+            self.model = layer
+
+
+def _pack(
+    name: str,
+    parameter: nn.Parameter,
+    op: str,
+    plan: Plan,
+    rounder: Rounder,
+    packed: dict[int, tuple[str, PackedWeight]],
+) -> tuple[WeightRow, PackedWeight | None]:
+    """Return what becomes of a weight, and its packed form unless it stays float."""
+    values, reason = parameter.numel(), plan.reasons.get(name, "")
+    if id(parameter) in packed:
+        first, weight = packed[id(parameter)]
+        return WeightRow(name, op, "tied", f"tied to {first}", values, 0.0), weight
+    if name not in plan.schemes:
+        bits = 8.0 * parameter.element_size()
+        return WeightRow(name, op, "float", reason, values, bits), None
+    flat = parameter.detach().flatten(1).to(torch.float32)
+    if name in plan.columns:
+        flat = functional.pad(flat, (0, plan.columns[name] - flat.shape[1]))
+    weight = PackedWeight(rounder(name, flat, plan.schemes[name]), parameter.shape)
+    packed[id(parameter)] = name, weight
+    bits = 8 * weight.nbytes / max(values, 1)
+    return WeightRow(name, op, "packed", reason, values, bits), weight
+
+
+def _layer(
+    owner: Owner, weights: Mapping[str, PackedWeight], activation: Scheme | None
+) -> nn.Module:
+    module = owner.module
+    plain = type(module).forward
+    layer: nn.Module
+    if owner.op == "linear" and plain is nn.Linear.forward and set(weights) == {"weight"}:
+        assert isinstance(module, nn.Linear)
+        layer = QuantLinear(weights["weight"], module.bias, activation)
+    elif owner.op == "embedding" and plain is nn.Embedding.forward and _unscaled(module):
+        assert isinstance(module, nn.Embedding)
+        layer = QuantEmbedding(weights["weight"], module.padding_idx, module.weight.dtype)
+    else:
+        layer = WeightOnly(module, dict(weights))
+    return layer.train(module.training)
+
+
+def _unscaled(module: nn.Module) -> bool:
+    """Whether an embedding only looks rows up: max_norm changes the table in place."""
+    return isinstance(module, nn.Embedding) and module.max_norm is None
+
+
+def _padded(columns: int, scheme: Scheme) -> int | None:
+    """Return the columns to pad to so that groups divide them; None where that cannot help."""
+    granularity = scheme.granularity
+    if isinstance(granularity, PerGroup) and granularity.axis in (-1, 1):
+        return -(-columns // granularity.size) * granularity.size
+    if isinstance(granularity, PerBlock) and len(granularity.shape) == 1:
+        return -(-columns // granularity.shape[0]) * granularity.shape[0]
+    return None
+
+
+def _check_weights(owners: list[Owner]) -> None:
+    bad = []
+    for owner in owners:
+        for leaf, parameter in owner.module.named_parameters(recurse=owner.op == "attention"):
+            name = _join(owner.name, leaf)
+            if parameter.is_meta:
+                bad.append(f"{name} is on the meta device: load its values first")
+            elif parameter.is_floating_point() and not bool(torch.isfinite(parameter).all()):
+                count = int((~torch.isfinite(parameter)).sum())
+                bad.append(f"{name} has {count} NaN or infinite of {parameter.numel()} values")
+    if bad:
+        raise WeightsError("weights that cannot be quantized:\n  " + "\n  ".join(bad))
+
+
+def _join(owner: str, leaf: str) -> str:
+    return f"{owner}.{leaf}" if owner else leaf

@@ -1,0 +1,42 @@
+"""``bitsmith quantize`` with weight-only recipes."""
+
+from __future__ import annotations
+
+import json
+
+import torch
+
+import bitsmith as bs
+
+
+def test_a_folder_with_packed_weights(run, small_model, weights, tmp_path):
+    out = tmp_path / "m.bitsmith"
+    ran = run("quantize", small_model, "--weights", weights, "--recipe", "W8", "--out", out,
+              "--json", tmp_path / "m.json")  # fmt: skip
+    assert ran.code == 0, ran.err
+    assert "bits per weight" in ran.out
+    records = json.loads((tmp_path / "m.json").read_text())["records"]
+    assert records[0]["recipe"] == "W8"
+    assert records[0]["bits_per_weight"] > 8
+    layers = [r for r in records if "layer" in r]
+    assert {r["outcome"] for r in layers} == {"packed"}
+    assert records[0]["bytes"] == sum(f.stat().st_size for f in out.iterdir())
+
+
+def test_an_onnx_file_that_runs(run, small_model, weights, tmp_path):
+    out = tmp_path / "m.onnx"
+    command = ["quantize", small_model, "--weights", weights, "--recipe", "W8", "--out", out]
+    refused = run(*command)
+    assert refused.code == 2
+    assert "the shape of an input of" in refused.err
+    assert not out.exists()
+    ran = run(*command, "--data", "digits")
+    assert ran.code == 0, ran.err
+    folder = tmp_path / "m.onnx.bitsmith"
+    model = bs.load_model(small_model, weights)
+    packed = bs.load(folder, model.module)
+    x = torch.rand(4, 1, 8, 8)
+    with torch.no_grad():
+        expected = packed(x)
+    found = bs.open_session(out).run(x)[0]
+    assert float((found - expected).abs().max()) < 1e-4
