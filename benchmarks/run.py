@@ -15,6 +15,7 @@ SCRIPTS = [
     "numbers_speed",
     "weight_only",
     "load_memory",
+    "minilm_onnxruntime",
 ]
 
 

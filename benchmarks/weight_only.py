@@ -68,13 +68,15 @@ def _minilm(quick: bool) -> list[dict[str, Any]]:
         return []
     dataset = load_text("stsb")
     pairs = dataset.split("dev")
+    if quick:
+        pairs = pairs.take(range(64))
     calibration = dataset.split("calibration").sample(8 if quick else 128, seed=0)
     data = [calibration.padded(group) for group in calibration.groups(32)]
-    scores = torch.as_tensor(pairs.scores)[: 64 if quick else None]
+    scores = torch.as_tensor(pairs.scores)
 
     def judge(encode: nn.Module) -> Any:
         with torch.no_grad():
-            found = sentence_scores(encode, pairs, limit=64 if quick else None)
+            found = sentence_scores(encode, pairs)
         return torch.as_tensor(found)
 
     float32 = judge(model)
@@ -82,7 +84,7 @@ def _minilm(quick: bool) -> list[dict[str, Any]]:
     for recipe, with_data, rounding in MINILM[1:2] if quick else MINILM:
         row, quantized = _quantized("minilm", model, recipe, data if with_data else None, rounding)
         found = judge(quantized)
-        delta = spearman_difference(float32, found, scores)
+        delta = spearman_difference(found, float32, scores)
         rows.append(row | _figures(spearman(found, scores), delta, 2))
     return rows
 
@@ -106,7 +108,7 @@ def _stories(quick: bool) -> list[dict[str, Any]]:
             "stories260k", model, recipe, data if with_data else None, rounding
         )
         found = judge(quantized)
-        delta = loss_difference(float32.sums, found.sums, found.counts)
+        delta = loss_difference(found.sums, float32.sums, found.counts)
         rows.append(row | _figures(found.mean, delta, 4))
     return rows
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 
+import pytest
 import torch
 
 import bitsmith as bs
@@ -40,3 +42,21 @@ def test_an_onnx_file_that_runs(run, small_model, weights, tmp_path):
         expected = packed(x)
     found = bs.open_session(out).run(x)[0]
     assert float((found - expected).abs().max()) < 1e-4
+
+
+def test_a_zoo_model_is_verified_from_its_files_alone(run, tmp_path):
+    if "BITSMITH_DATA" not in os.environ:
+        pytest.skip("BITSMITH_DATA holds the weights of cifar-resnet20")
+    out = tmp_path / "r20.onnx"
+    ran = run("quantize", "cifar-resnet20", "--recipe", "W8", "--out", out)
+    assert ran.code == 0, ran.err
+    checked = run(
+        "verify", out, "--data", "cifar10", "--samples", 16, "--json", tmp_path / "v.json"
+    )
+    assert checked.code == 0, checked.err
+    (record,) = json.loads((tmp_path / "v.json").read_text())["records"]
+    assert record["outcome"] == "holds"
+    assert 0 <= record["value"] < 1e-3
+    missing = run("verify", out)
+    assert missing.code == 2
+    assert "pass --data" in missing.err

@@ -12,6 +12,7 @@ from bitsmith.cli.output import Output, json_path, progress
 from bitsmith.cli.samples import check_inputs, data_name, test_split
 from bitsmith.cli.staging import Staging
 from bitsmith.cli.tables import verification_tables
+from bitsmith.cli.verify_outputs import verify_outputs
 from bitsmith.errors import CheckFailedError, InputError
 
 __all__ = ["verify"]
@@ -42,12 +43,20 @@ def verify(
         from bitsmith.deploy.verify import verify as compare
         from bitsmith.insight.records import quantized_keys, verification_records
         from bitsmith.insight.subject import simulation_folder
+        from bitsmith.model.quantized import QuantizedModel
         from bitsmith.model.store import load
 
         runtimes[runtime]
         if not artefact.is_file():
             raise InputError(f"{artefact} does not exist; bitsmith quantize writes one")
         model = load(simulation_folder(artefact))
+        if not isinstance(model, QuantizedModel):
+            records = verify_outputs(
+                output, model, artefact, data=data, split=split, samples=samples,
+                batch_size=batch_size, runtime=runtime, threads=threads,
+            )  # fmt: skip
+            output.json(records, staging)
+            return
         chosen = test_split(data_name(data, model.provenance.get("dataset")), split)
         check_inputs(model, chosen)
         count = min(samples, chosen.n)
