@@ -8,8 +8,16 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 import bitsmith as bs
-from bitsmith.errors import DataError, RecipeError, SchemeError, WeightsError
-from bitsmith.model.blocks import input_grams, owner_blocks
+from bitsmith.errors import (
+    DataError,
+    ExportError,
+    InputError,
+    RecipeError,
+    SchemeError,
+    UnknownNameError,
+    WeightsError,
+)
+from bitsmith.model.blocks import input_statistics, owner_blocks
 from bitsmith.model.layers.embedding import QuantEmbedding
 from bitsmith.model.layers.linear import QuantLinear
 from bitsmith.model.layers.other import WeightOnly
@@ -133,6 +141,52 @@ def test_data_lowers_the_error_of_the_output() -> None:
     assert errors[1] < 0.6 * errors[0]
 
 
+def correlated() -> tuple[nn.Module, torch.Tensor]:
+    """A network whose inputs differ a hundredfold in size."""
+    torch.manual_seed(4)
+    net = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 64)).eval()
+    return net, torch.randn(512, 64) * torch.logspace(0, -2, 64)
+
+
+@pytest.mark.parametrize(
+    ("transform", "recipe", "gain"),
+    [("awq", "W3", 0.97), ("smoothquant", "W8A8-dynamic", 0.97)],
+)
+def test_transforms_move_the_difficulty_and_survive_saving(transform, recipe, gain, tmp_path):
+    net, x = correlated()
+    data = list(torch.split(x[:256], 64))
+    plain = {"rounding": "nearest"}
+    with torch.no_grad():
+        expected = net(x[256:])
+        errors = []
+        for chosen in (None, transform):
+            quantized = bs.ptq(net, recipe, data, transform=chosen, **plain)
+            errors.append(float((quantized(x[256:]) - expected).square().mean()))
+        assert errors[1] < gain * errors[0]
+        layer = quantized[0]
+        assert float(layer.input_scale.min()) > 0
+        assert float((layer.weight - net[0].weight).abs().max()) < 0.2
+        bs.save(quantized, tmp_path / "m")
+        back = bs.load(tmp_path / "m", correlated()[0])
+        assert torch.equal(back(x), quantized(x))
+    with pytest.raises(ExportError, match="0: its input is divided by scales of its own"):
+        bs.export(quantized, tmp_path / "m.gguf")
+    with pytest.raises(InputError, match=r"have no encodings .*0, 2"):
+        bs.save_encodings(quantized, tmp_path / "e.safetensors")
+    assert torch.equal(torch.compile(quantized, backend="eager")(x), quantized(x))
+
+
+def test_transforms_leave_tied_weights_alone_and_need_data(net) -> None:
+    quantized = quantize_weights(net, "W4", DATA, transform="awq")
+    assert quantized.head.input_scale is None
+    with pytest.raises(DataError, match="transform 'awq' needs calibration data"):
+        quantize_weights(net, "W4", transform="awq")
+    with pytest.raises(RecipeError, match="takes no transform"):
+        bs.ptq(net, "W8A8", DATA, transform="awq")
+    with pytest.raises(UnknownNameError, match="did you mean 'awq'"):
+        quantize_weights(net, "W4", DATA, transform="awk")
+
+
 def test_what_cannot_be_packed_is_listed_with_its_reason() -> None:
     class Own(nn.Module):
         def __init__(self) -> None:
@@ -167,7 +221,7 @@ def test_blocks_are_what_a_network_repeats(net) -> None:
         ("blocks.0", ["blocks.0"]),
         ("blocks.1", ["blocks.1"]),
     ]
-    grams = input_grams(net, owner_blocks(net, weight_owners(net))[1], DATA)
+    grams = input_statistics(net, owner_blocks(net, weight_owners(net))[1], DATA)
     rows = torch.cat([net.table(d).reshape(-1, 64) for d in DATA])
     assert grams["blocks.0"].rows >= len(rows)  # a shared block sees both of its inputs
 

@@ -31,7 +31,7 @@ class Packing:
         out: ``.onnx``, ``.gguf`` or ``.bitsmith``.
         data: name of a data set to calibrate on; None: no data.
         samples, batch_size, seed: of the calibration data.
-        rounding, ragged: see :func:`bitsmith.model.weights.quantize_weights`.
+        rounding, transform, ragged: see :func:`bitsmith.model.weights.quantize_weights`.
         json: where records go.
     """
 
@@ -41,6 +41,7 @@ class Packing:
     batch_size: int
     seed: int
     rounding: str | None
+    transform: str | None
     ragged: str
     json: str | None
 
@@ -74,6 +75,7 @@ def pack(output: Output, loaded: LoadedModel, recipe: Recipe, asked: Packing) ->
                 recipe,
                 batches,
                 rounding=asked.rounding,
+                transform=asked.transform,
                 ragged=asked.ragged,  # type: ignore[arg-type]  # checked above
                 advance=advance,
             )

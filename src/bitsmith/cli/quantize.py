@@ -70,6 +70,10 @@ def quantize(
             help="Weight-only: a rounding by name, see list algorithms.", show_default=False
         ),
     ] = None,
+    transform: Annotated[
+        str | None,
+        typer.Option(help="Weight-only, with --data: awq or smoothquant.", show_default=False),
+    ] = None,
     ragged: Annotated[
         str,
         typer.Option(help="Weight-only: where a group does not divide a row: error, pad or float."),
@@ -95,7 +99,9 @@ def quantize(
     if chosen.lane == "module":
         from bitsmith.zoo import load_model
 
-        asked = Packing(out, data, calibration_samples, batch_size, seed, rounding, ragged, json)
+        asked = Packing(
+            out, data, calibration_samples, batch_size, seed, rounding, transform, ragged, json
+        )
         pack(output, load_model(model, weights, allow_pickle=allow_pickle), chosen, asked)
         return
     if out.suffix != ".onnx":

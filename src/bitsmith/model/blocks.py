@@ -13,9 +13,9 @@ from torch.nn import functional
 
 from bitsmith.errors import DataError
 from bitsmith.model.owners import Owner
-from bitsmith.numbers.statistics import Gram
+from bitsmith.numbers.statistics import Gram, Statistic
 
-__all__ = ["Block", "input_grams", "owner_blocks"]
+__all__ = ["Block", "input_statistics", "owner_blocks"]
 
 
 @final
@@ -49,13 +49,14 @@ def owner_blocks(model: nn.Module, owners: Iterable[Owner]) -> list[Block]:
     return blocks
 
 
-def input_grams(
+def input_statistics(
     model: nn.Module,
     block: Block,
     data: Iterable[Any],
+    make: Callable[[], Statistic] = Gram,
     advance: Callable[[int], None] | None = None,
-) -> dict[str, Gram]:
-    """Return layer name → Gram statistic of the inputs that meet its weight, in one pass.
+) -> dict[str, Statistic]:
+    """Return layer name → statistic of the inputs that meet its weight, in one pass.
 
     Linear layers and ungrouped convolutions have one; others, whose inputs are no rows that one
     weight multiplies, are absent. The model runs up to the end of the block only.
@@ -64,19 +65,20 @@ def input_grams(
         model: runs with the weights it has; those of earlier blocks may be packed already.
         block: of ``model``.
         data: batches: a tensor, a tuple of positional or a dict of keyword arguments.
+        make: a new statistic of the rows ``[..., K]`` that a weight ``[out, K]`` multiplies.
         advance: told the samples of each batch.
     """
-    grams = {o.name: Gram() for o in block.owners if _rows_of(o) is not None}
-    if not grams:
+    found = {o.name: make() for o in block.owners if _rows_of(o) is not None}
+    if not found:
         return {}
-    with torch.no_grad(), _watched(model, block, grams):
+    with torch.no_grad(), _watched(model, block, found):
         for batch in data:
             arguments, keywords = as_arguments(batch)
             with suppress(_EndOfBlock):
                 model(*arguments, **keywords)
             if advance is not None:
                 advance(_samples(batch))
-    return {name: gram for name, gram in grams.items() if not gram.empty}
+    return {name: statistic for name, statistic in found.items() if not statistic.empty}
 
 
 def as_arguments(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -102,22 +104,22 @@ class _EndOfBlock(Exception):
 
 
 @contextmanager
-def _watched(model: nn.Module, block: Block, grams: dict[str, Gram]) -> Iterator[None]:
+def _watched(model: nn.Module, block: Block, found: dict[str, Statistic]) -> Iterator[None]:
     """Gather statistics while the model runs, and stop it behind the block."""
 
-    def gather(owner: Owner, gram: Gram) -> Any:
+    def gather(owner: Owner, statistic: Statistic) -> Any:
         rows = _rows_of(owner)
         assert rows is not None
 
         def hook(module: nn.Module, arguments: tuple[Any, ...]) -> None:
-            gram.update(rows(arguments[0].detach().to(torch.float32)))
+            statistic.update(rows(arguments[0].detach().to(torch.float32)))
 
         return owner.module.register_forward_pre_hook(hook)
 
     def stop(module: nn.Module, arguments: Any, output: Any) -> None:
         raise _EndOfBlock
 
-    handles = [gather(o, grams[o.name]) for o in block.owners if o.name in grams]
+    handles = [gather(o, found[o.name]) for o in block.owners if o.name in found]
     if block.name:
         handles.append(model.get_submodule(block.name).register_forward_hook(stop))
     try:

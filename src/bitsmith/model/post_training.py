@@ -26,6 +26,7 @@ def ptq(
     machine: str = "any",
     calibrator: str | None = None,
     rounding: str | None = None,
+    transform: str | None = None,
     ragged: Ragged = "error",
     advance: Callable[[int], None] | None = None,
 ) -> nn.Module:
@@ -35,8 +36,8 @@ def ptq(
     a :class:`~bitsmith.model.quantized.QuantizedModel`: see :func:`bitsmith.model.ptq.ptq`, whose
     arguments are ``target``, ``machine`` and ``calibrator``. Every other (``W4G64``, ``NF4``,
     ``W8A8-dynamic``) packs the weights of a copy of the module, without tracing: see
-    :func:`bitsmith.model.weights.quantize_weights`, whose arguments are ``rounding`` and
-    ``ragged``. Both carry ``coverage`` and ``recipe``.
+    :func:`bitsmith.model.weights.quantize_weights`, whose arguments are
+    ``rounding``, ``transform`` and ``ragged``. Both carry ``coverage`` and ``recipe``.
 
     Raises:
         RecipeError: an argument of the other lane was given.
@@ -51,9 +52,16 @@ def ptq(
         given = {"target": target != "onnxruntime", "machine": machine != "any"}
         _refuse(chosen, given | {"calibrator": calibrator is not None})
         return quantize_weights(
-            model, chosen, data, rounding=rounding, ragged=ragged, advance=advance
+            model,
+            chosen,
+            data,
+            rounding=rounding,
+            transform=transform,
+            ragged=ragged,
+            advance=advance,
         )
-    _refuse(chosen, {"rounding": rounding is not None, "ragged": ragged != "error"})
+    given = {"rounding": rounding is not None, "transform": transform is not None}
+    _refuse(chosen, given | {"ragged": ragged != "error"})
     return static(
         model,
         chosen,

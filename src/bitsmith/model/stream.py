@@ -7,6 +7,7 @@ from typing import final
 
 from torch import Tensor, nn
 
+from bitsmith.model.layers.linear import QuantLinear
 from bitsmith.model.store.survey import Survey, survey
 from bitsmith.numbers.qtensor import QTensor
 
@@ -24,6 +25,7 @@ class WeightStream(Mapping[str, "QTensor | Tensor"]):
         linears: names of the linear layers, packed or not.
         embeddings: names of the embeddings, packed or not.
         dynamic: names of weights whose inputs are quantized token by token.
+        scaled: names of linear layers that divide their input by scales of their own.
         tied: other names of weights that appear once → the name they appear under.
     """
 
@@ -32,6 +34,11 @@ class WeightStream(Mapping[str, "QTensor | Tensor"]):
         self._floats = {name: found.tensors[name] for name in found.tensors}
         kinds = {"linear": [], "embedding": []}  # type: dict[str, list[str]]
         self.dynamic: list[str] = []
+        self.scaled = [
+            name
+            for name, module in model.named_modules()
+            if isinstance(module, QuantLinear) and module.input_scale is not None
+        ]
         self.tied: dict[str, str] = {}
         for path, layer in found.layers.items():
             if layer.kind in kinds:

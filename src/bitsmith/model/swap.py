@@ -162,6 +162,19 @@ class Swap:
         named = dict(self.model.named_modules())
         self.owners = [replace(o, module=named[o.name]) for o in plan.owners]
 
+    def may_scale(self, owner: Owner) -> bool:
+        """Whether ``owner`` becomes a :class:`QuantLinear` whose weight no other layer uses."""
+        if not _is_linear(owner) or _join(owner.name, "weight") not in self._plan.schemes:
+            return False
+        weight = owner.module.get_parameter("weight")
+        users = [o for o in self.owners for leaf in o.weights if o.module is not owner.module
+                 and _holds(o.module, leaf, weight)]  # fmt: skip
+        return not users and id(weight) not in self._packed
+
+    def scheme_of(self, owner: Owner, leaf: str) -> Scheme:
+        """Return the scheme of a weight that is to be packed."""
+        return self._plan.schemes[_join(owner.name, leaf)]
+
     def swap(self, owner: Owner, rounder: Rounder) -> None:
         """Replace one layer of the copy by its packed form.
 
@@ -218,7 +231,7 @@ def _layer(
     module = owner.module
     plain = type(module).forward
     layer: nn.Module
-    if owner.op == "linear" and plain is nn.Linear.forward and set(weights) == {"weight"}:
+    if _is_linear(owner) and set(weights) == {"weight"}:
         assert isinstance(module, nn.Linear)
         layer = QuantLinear(weights["weight"], module.bias, activation)
     elif owner.op == "embedding" and plain is nn.Embedding.forward and _unscaled(module):
@@ -227,6 +240,17 @@ def _layer(
     else:
         layer = WeightOnly(module, dict(weights))
     return layer.train(module.training)
+
+
+def _is_linear(owner: Owner) -> bool:
+    return owner.op == "linear" and type(owner.module).forward is nn.Linear.forward
+
+
+def _holds(module: nn.Module, leaf: str, weight: nn.Parameter) -> bool:
+    try:
+        return module.get_parameter(leaf) is weight
+    except AttributeError:  # packed already
+        return False
 
 
 def _unscaled(module: nn.Module) -> bool:

@@ -11,14 +11,17 @@ from torch.nn import functional
 
 from bitsmith.algorithms.rounding import Rounding
 from bitsmith.algorithms.roundings.searched import Searched
+from bitsmith.algorithms.transform import Transform
 from bitsmith.errors import DataError, RecipeError
-from bitsmith.model.blocks import as_arguments, input_grams, owner_blocks
+from bitsmith.model.blocks import as_arguments, input_statistics, owner_blocks
+from bitsmith.model.layers.linear import QuantLinear
+from bitsmith.model.owners import Owner
 from bitsmith.model.presets import make_recipe
 from bitsmith.model.recipe import Recipe
 from bitsmith.model.swap import Ragged, Swap, WeightRow, plan_modules
 from bitsmith.numbers.qtensor import QTensor
 from bitsmith.numbers.scheme import Scheme
-from bitsmith.numbers.statistics import Gram
+from bitsmith.numbers.statistics import Extrema, Gram, Statistic
 
 __all__ = ["coverage_of", "quantize_weights"]
 
@@ -34,6 +37,7 @@ def quantize_weights(
     data: Iterable[Any] | None = None,
     *,
     rounding: str | None = None,
+    transform: str | None = None,
     ragged: Ragged = "error",
     advance: Callable[[int], None] | None = None,
 ) -> nn.Module:
@@ -54,6 +58,9 @@ def quantize_weights(
         data: calibration batches: a tensor, a tuple of positional or a dict of keyword
             arguments of ``model``; all are kept while it runs.
         rounding: a rounding by name, for every weight it can do; None chooses as said above.
+        transform: ``awq``, or ``smoothquant`` (for dynamic activations): scales that move the
+            difficulty between the inputs and the weights of linear layers. The layer divides its
+            input by them. Needs data; a tied weight is left alone.
         ragged: where a group size does not divide the rows of a weight: ``error``, ``pad`` the
             rows with zeros, or leave the weight ``float``.
         advance: told the number of weights of each layer that is done.
@@ -74,12 +81,25 @@ def quantize_weights(
         as_arguments(batches[0])
     if rounding is not None and batches is None and Rounding.registry[rounding].needs is not None:
         raise DataError(f"rounding {rounding!r} needs calibration data (data=…)")
+    change = None if transform is None else Transform.registry[transform]()
+    if change is not None and batches is None:
+        raise DataError(f"transform {transform!r} needs calibration data (data=…)")
     swap = Swap(model, plan_modules(model, chosen, ragged), chosen.activation)
     for block in owner_blocks(swap.model, swap.owners):
-        grams = {} if batches is None else input_grams(swap.model, block, batches)
+        grams = {} if batches is None else input_statistics(swap.model, block, batches)
+        seen = grams
+        if change is not None and change.needs is Extrema and batches is not None:
+            seen = input_statistics(swap.model, block, batches, lambda: Extrema(axis=-1))
         for owner in block.owners:
-            gram = grams.get(owner.name)
-            swap.swap(owner, _rounder(rounding, gram))
+            gram, scales = grams.get(owner.name), None
+            assert gram is None or isinstance(gram, Gram)
+            if change is not None and owner.name in seen and swap.may_scale(owner):
+                scales, gram = _transformed(change, owner, swap, seen[owner.name], gram)
+            swap.swap(owner, _rounder(rounding, gram, scales))
+            if scales is not None:
+                layer = swap.model.get_submodule(owner.name)
+                assert isinstance(layer, QuantLinear)
+                layer.input_scale = scales
             if advance is not None:
                 advance(sum(owner.module.get_parameter(w).numel() for w in owner.weights))
     result: Any = swap.model
@@ -102,11 +122,27 @@ def coverage_of(model: nn.Module) -> list[WeightRow]:
     return rows
 
 
-def _rounder(name: str | None, gram: Gram | None) -> Callable[[str, Tensor, Scheme], QTensor]:
+def _transformed(
+    change: Transform, owner: Owner, swap: Swap, statistic: Statistic, gram: Gram | None
+) -> tuple[Tensor | None, Gram | None]:
+    """Return scales of the layer's input, None where 1 is as good, and the Gram of what is left."""
+    weight = owner.module.get_parameter("weight").detach().float()
+    found = change([weight], swap.scheme_of(owner, "weight"), statistic)
+    if found.kept_identity:
+        return None, gram
+    return found.scales, None if gram is None else found.gram(gram)
+
+
+def _rounder(
+    name: str | None, gram: Gram | None, scales: Tensor | None
+) -> Callable[[str, Tensor, Scheme], QTensor]:
     """Return what rounds a weight, with the statistic of its inputs where there is one."""
 
     def rounder(weight_name: str, weight: Tensor, scheme: Scheme) -> QTensor:
         given = None if gram is None else _padded(gram, weight.shape[1])
+        if scales is not None:
+            weight = weight.clone()
+            weight[:, : len(scales)] *= scales
         kind = Rounding.registry[name or _default(scheme, given)]
         if kind.needs is not None and given is None:
             kind = Rounding.registry[_default(scheme, None)]

@@ -86,6 +86,14 @@ class ModuleExport:
         """The model's tensors by name."""
         return weight_stream(self.model)
 
+    def scaled_inputs(self) -> list[str]:
+        """Return what is wrong where only weights can be written: inputs that are divided first."""
+        return [
+            f"{name}: its input is divided by scales of its own (transform=…), which the format "
+            "does not hold; quantize without a transform, or keep it with bs.save"
+            for name in self.stream.scaled
+        ]
+
 
 class ModuleExporter(ABC):
     """Writes one file format from a module with packed weights.

@@ -28,9 +28,12 @@ class QuantLinear(nn.Module):
         packed: the weight ``[out, in]``.
         bias: float ``[out]``, or None.
         activation: scheme of the input, one scale per token; None: it stays float.
+        input_scale: float32 ``[in]``; the input is divided by it first, and the packed weight is
+            that of the layer times it. Set by transforms; None without.
     """
 
     bias: nn.Parameter | None
+    input_scale: Tensor | None
 
     def __init__(
         self, packed: PackedWeight, bias: nn.Parameter | None, activation: Scheme | None = None
@@ -40,13 +43,18 @@ class QuantLinear(nn.Module):
         self.activation = activation
         self.out_features, self.in_features = packed.shape
         self.register_parameter("bias", bias)
+        self.register_buffer("input_scale", None)
 
     @property
     def weight(self) -> Tensor:
         """The dequantized weight in the bias's type; computed anew at every look."""
-        return self.packed.dequantize(torch.float32 if self.bias is None else self.bias.dtype)
+        dtype = torch.float32 if self.bias is None else self.bias.dtype
+        weight = self.packed.dequantize(dtype)
+        return weight if self.input_scale is None else weight / self.input_scale.to(dtype)
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.input_scale is not None:
+            x = x / self.input_scale.to(x.dtype)
         if self.activation is not None:
             return self._integers(x, self.activation)
         weight = self.packed.dequantize(x.dtype)

@@ -50,6 +50,13 @@ def save_encodings(model: nn.Module, path: str | Path) -> Path:
     if path.exists():
         _read(path)  # refuses what is something else
     found = survey(model)
+    if scaled := [
+        n.removesuffix(".input_scale") for n in found.floats if n.endswith("input_scale")
+    ]:
+        raise InputError(
+            "layers that divide their input by scales of their own (transform=…) have no encodings "
+            f"that a float checkpoint alone could take: {', '.join(scaled)}"
+        )
     weights = {
         name: WeightEntry(
             w.scheme, tuple(w.shape), w.stored_shape, tensor_sha256(w.parts()["codes"])

@@ -45,7 +45,8 @@ def restore(
         for name, entry in manifest.floats.items()
     }
     _check(named, modules, shared, manifest, stored, place)
-    replaced = _put_floats(named, manifest, stored)
+    extra = _input_scales(manifest)
+    replaced = _put_floats(named, manifest, stored, extra)
     weights = {
         name: weight_of_parts(
             {p: tensors[f"{name}/{p}"] for p in part_specs(entry.scheme, entry.stored_shape)},
@@ -56,7 +57,9 @@ def restore(
         for name, entry in manifest.weights.items()
     }
     layers = {
-        id(modules[path]): _layer(modules[path], entry, weights)
+        id(modules[path]): _layer(
+            modules[path], entry, weights, stored.get(join(path, "input_scale"))
+        )
         for path, entry in manifest.layers.items()
     }
     for parent in modules.values():
@@ -83,7 +86,8 @@ def _check(
             shapes[join(path, leaf)] = manifest.weights[weight].shape
         if path in modules and (misfit := _class_misfit(modules[path], layer)):
             wrong.append(f"{path or 'the model'} {misfit}")
-    wrong += [f"{name} is not in the model" for name in shapes if name not in named]
+    extra = _input_scales(manifest)
+    wrong += [f"{n} is not in the model" for n in shapes if n not in named and n not in extra]
     for name, slot in named.items():
         if slot.tensor is None:
             continue
@@ -116,13 +120,24 @@ def _class_misfit(module: nn.Module, layer: LayerEntry) -> str:
     return f"is a {type(module).__name__} and does not compute as {plain.__name__}"
 
 
+def _input_scales(manifest: Manifest) -> set[str]:
+    """Return the names that linear layers have here and not in the float model."""
+    linear = (path for path, layer in manifest.layers.items() if layer.kind == "linear")
+    return {join(path, "input_scale") for path in linear}
+
+
 def _put_floats(
-    named: Mapping[str, Slot], manifest: Manifest, stored: Mapping[str, Tensor]
+    named: Mapping[str, Slot],
+    manifest: Manifest,
+    stored: Mapping[str, Tensor],
+    extra: set[str],
 ) -> dict[int, Tensor]:
     """Set parameters and buffers; returns id of the tensor replaced → new tensor."""
     replaced: dict[int, Tensor] = {}
     parameters: dict[str, nn.Parameter] = {}
     for name, entry in manifest.floats.items():
+        if name in extra and name not in named:
+            continue
         slot, new = named[name], stored[name]
         if slot.role == "parameter":
             if entry.tensor not in parameters:
@@ -134,11 +149,18 @@ def _put_floats(
     return replaced
 
 
-def _layer(module: nn.Module, entry: LayerEntry, weights: Mapping[str, PackedWeight]) -> nn.Module:
+def _layer(
+    module: nn.Module,
+    entry: LayerEntry,
+    weights: Mapping[str, PackedWeight],
+    input_scale: Tensor | None = None,
+) -> nn.Module:
     own = {leaf: weights[name] for leaf, name in entry.weights.items()}
     if entry.kind == "linear":
         bias: Any = module.bias
-        return QuantLinear(own["weight"], bias, entry.activation)
+        layer = QuantLinear(own["weight"], bias, entry.activation)
+        layer.input_scale = input_scale
+        return layer
     if entry.kind == "embedding":
         return QuantEmbedding(own["weight"], entry.padding_idx, entry.dtypes["weight"])
     for leaf, dtype in entry.dtypes.items():  # the type that WeightOnly takes over

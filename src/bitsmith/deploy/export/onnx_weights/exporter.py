@@ -23,7 +23,7 @@ class OnnxWeights(ModuleExporter, name="onnx-weights"):
     def check(self, job: ModuleExport) -> list[str]:
         known = {k: v for k, v in job.options.items() if k in ("form", "activations")}
         missing = [] if job.example else ["a file without example inputs (example=…)"]
-        return [*missing, *check(job.model, **known)]
+        return [*missing, *job.scaled_inputs(), *check(job.model, **known)]
 
     def write(self, job: ModuleExport, path: Path) -> None:
         assert job.example is not None
