@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from bitsmith.errors import InputError
+from bitsmith.deploy.export import export_module
+from bitsmith.errors import ExportError, InputError
 from bitsmith.model.stream import weight_stream
 from bitsmith.model.weights import quantize_weights
 from bitsmith.numbers.qtensor import QTensor
@@ -43,3 +44,14 @@ def test_names_are_those_of_the_float_model_and_ties_appear_once() -> None:
 def test_a_model_that_is_not_quantized_is_refused() -> None:
     with pytest.raises(InputError, match="no packed weights"):
         weight_stream(nn.Linear(2, 2))
+
+
+@pytest.mark.parametrize("name", ["m.gguf", "folder"])
+def test_padded_rows_are_refused_where_the_shape_matters(name: str, tmp_path) -> None:
+    net = nn.Sequential(nn.Linear(172, 32), nn.Linear(32, 32))
+    quantized = quantize_weights(net, "Q4_0" if name == "m.gguf" else "W4G32", ragged="pad")
+    assert weight_stream(quantized).padded == ["0.weight"]
+    kind = {} if name == "m.gguf" else {"format": "compressed-tensors"}
+    with pytest.raises(ExportError, match=r"0\.weight: its rows were padded"):
+        export_module(quantized, tmp_path / name, **kind)
+    assert not list(tmp_path.iterdir())

@@ -107,6 +107,9 @@ def open_artefact(
         folder = path if path.name.endswith(".bitsmith") else simulation_folder(path)
         model = load(folder)
         size = path.stat().st_size if path.is_file() else None
+        if not isinstance(model, QuantizedModel):  # packed weights, which torch runs
+            size = sum(f.stat().st_size for f in folder.iterdir()) if size is None else size
+            return Subject(path.name, _plain(model), "torch", "ptq", size)
         return Subject(path.name, _plain(model), "simulation", "ptq", size, _of_model(model))
     described = _metadata(path)
     method = "ptq" if "recipe" in described else None
@@ -114,7 +117,7 @@ def open_artefact(
     return Subject(path.name, session, runtime, method, path.stat().st_size, described)
 
 
-def _plain(model: QuantizedModel) -> Callable[[Tensor], Any]:
+def _plain(model: nn.Module) -> Callable[[Tensor], Any]:
     def run(x: Tensor) -> Any:
         with torch.no_grad():
             output = model(x)

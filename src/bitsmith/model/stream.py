@@ -26,6 +26,7 @@ class WeightStream(Mapping[str, "QTensor | Tensor"]):
         embeddings: names of the embeddings, packed or not.
         dynamic: names of weights whose inputs are quantized token by token.
         scaled: names of linear layers that divide their input by scales of their own.
+        padded: names of weights whose rows are longer here than in the layer.
         tied: other names of weights that appear once → the name they appear under.
     """
 
@@ -38,6 +39,11 @@ class WeightStream(Mapping[str, "QTensor | Tensor"]):
             name
             for name, module in model.named_modules()
             if isinstance(module, QuantLinear) and module.input_scale is not None
+        ]
+        self.padded = [
+            name
+            for name, weight in found.weights.items()
+            if weight.shape[1:].numel() != weight.stored_shape[1]
         ]
         self.tied: dict[str, str] = {}
         for path, layer in found.layers.items():

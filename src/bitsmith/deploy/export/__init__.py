@@ -86,6 +86,14 @@ class ModuleExport:
         """The model's tensors by name."""
         return weight_stream(self.model)
 
+    def padded_rows(self) -> list[str]:
+        """Return what is wrong where a weight must have the shape of its layer."""
+        return [
+            f"{name}: its rows were padded (ragged='pad'), and readers expect the layer's own "
+            "shape; leave it float (ragged='float') or give it a group size that divides"
+            for name in self.stream.padded
+        ]
+
     def scaled_inputs(self) -> list[str]:
         """Return what is wrong where only weights can be written: inputs that are divided first."""
         return [

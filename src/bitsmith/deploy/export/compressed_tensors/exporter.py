@@ -20,7 +20,7 @@ class CompressedTensors(ModuleExporter, name="compressed-tensors"):
     suffix = ""
 
     def check(self, job: ModuleExport) -> list[str]:
-        return [*job.scaled_inputs(), *check(job.stream, **_about(job))]
+        return [*job.scaled_inputs(), *job.padded_rows(), *check(job.stream, **_about(job))]
 
     def write(self, job: ModuleExport, path: Path) -> None:
         write(job.stream, path, **_about(job))

@@ -20,7 +20,7 @@ class Gguf(ModuleExporter, name="gguf"):
     suffix = ".gguf"
 
     def check(self, job: ModuleExport) -> list[str]:
-        return [*job.scaled_inputs(), *check(job.stream, _keys(job))]
+        return [*job.scaled_inputs(), *job.padded_rows(), *check(job.stream, _keys(job))]
 
     def write(self, job: ModuleExport, path: Path) -> None:
         write(job.stream, path, metadata=_keys(job))
