@@ -70,7 +70,13 @@ def evaluate_text(
             :func:`~bitsmith.insight.language.chunk_losses`.
     """
     if isinstance(split, TokenPairs):
-        scores = sentence_scores(lambda ids, _: call(ids), split, advance=advance)
+        model: Any = call
+        takes_mask = len(getattr(call, "input_names", ())) == 2  # a file's session
+
+        def encode(ids: Tensor, mask: Tensor) -> Any:
+            return model(ids, mask) if takes_mask else model(ids)
+
+        scores = sentence_scores(encode, split, advance=advance)
         truth = torch.from_numpy(split.scores)
         value = spearman(scores, truth)
         return TextEvaluation(

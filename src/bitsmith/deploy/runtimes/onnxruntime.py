@@ -33,6 +33,11 @@ class OnnxRuntimeSession(Session, name="onnxruntime"):
         return str(onnxruntime.__version__)
 
     def run(self, *inputs: Tensor) -> list[Tensor]:
+        if len(inputs) != len(self.input_names):
+            raise InputError(
+                f"the file takes {len(self.input_names)} inputs ({', '.join(self.input_names)}), "
+                f"not {len(inputs)}"
+            )
         feeds = {n: x.contiguous().numpy() for n, x in zip(self.input_names, inputs, strict=True)}
         try:
             return as_tensors(self._session.run(None, feeds))
