@@ -18,7 +18,7 @@ from bitsmith.numbers.formats.minifloat import bf16, e8m0, fp8_e4m3fn, fp16, fp3
 from bitsmith.numbers.granularity import blocked
 from bitsmith.numbers.packing import packed_bytes
 from bitsmith.numbers.pieces import PIECE
-from bitsmith.numbers.ranges import value_range
+from bitsmith.numbers.ranges import mirrored_range, value_range
 from bitsmith.numbers.scheme import PerBlock, PerChannel, PerGroup, PerTensor, Scheme
 
 GRANULARITIES = [
@@ -82,6 +82,23 @@ def test_ranges_are_those_of_each_block(granularity) -> None:
         own[index] = 1
         block = x[expand(own, x.shape) == 1]
         assert (low[index], high[index]) == (block.min(), block.max())
+
+
+@pytest.mark.parametrize("granularity", GRANULARITIES, ids=str)
+def test_a_mirrored_range_holds_both_ends(granularity) -> None:
+    x = torch.randn(6, 8, generator=torch.Generator().manual_seed(1))
+    shape = granularity.scale_shape(x.shape)
+    low, high = value_range(x, shape)
+    least, most = mirrored_range(x, shape)
+    if shape:
+        assert torch.equal(most, torch.maximum(-low, high))
+        assert torch.equal(least, -most)
+    else:
+        assert (least, most) == (low, high)  # one reduction gives both
+    x[3, 1] = float("nan")
+    x[2, 0] = -float("inf")
+    with pytest.raises(DataError, match="1 NaN and 1 infinite"):
+        mirrored_range(x, shape)
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from torch import Tensor
 from bitsmith.errors import SchemeError
 from bitsmith.numbers.coding import encode, fake, masked, round_to_integer
 from bitsmith.numbers.qtensor import QTensor, dequantize
-from bitsmith.numbers.ranges import as_float32, refuse_not_finite, value_range
+from bitsmith.numbers.ranges import as_float32, mirrored_range, refuse_not_finite, value_range
 from bitsmith.numbers.scales import (
     Parameters,
     scale_parameters,
@@ -188,7 +188,10 @@ def _parameters(
     elif offset is not None:
         raise SchemeError("an offset goes with a scheme that has an offset_format")
     if scale is None or zero_point is None:
-        ends = value_range(x, scheme.granularity.scale_shape(x.shape))
+        mirrored = scheme.affine and scheme.symmetric
+        ends = (mirrored_range if mirrored else value_range)(
+            x, scheme.granularity.scale_shape(x.shape)
+        )
         return scale_parameters(*ends, scheme)
     if reasons := list(_misfits(scale, zero_point, offset, scheme, x)):
         raise SchemeError("; ".join(reasons))

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from bitsmith.errors import DataError
-from bitsmith.numbers.pieces import in_blocks, pieces
+from bitsmith.numbers.pieces import PIECE, in_blocks, pieces
 
-__all__ = ["as_float32", "refuse_not_finite", "value_range"]
+__all__ = ["as_float32", "mirrored_range", "refuse_not_finite", "value_range"]
 
 
 def as_float32(x: Tensor) -> Tensor:
@@ -50,6 +50,25 @@ def value_range(x: Tensor, scale_shape: Sequence[int] = ()) -> tuple[Tensor, Ten
     if not bool((torch.isfinite(low) & torch.isfinite(high)).all()):
         refuse_not_finite(x)
     return low, high
+
+
+def mirrored_range(x: Tensor, scale_shape: Sequence[int] = ()) -> tuple[Tensor, Tensor]:
+    """Return −a and a of shape ``scale_shape``, ``a = max|x|``: all that a symmetric scale asks.
+
+    One reduction instead of two; arguments and errors as :func:`value_range`.
+    """
+    if not len(scale_shape) or x.numel() == 0:
+        return value_range(x, scale_shape)
+    top = torch.zeros(tuple(scale_shape), device=x.device)
+    scratch = torch.empty(min(x.numel(), PIECE), device=x.device)
+    for values, most in pieces(*in_blocks(x.shape, x, top, scale_shape=scale_shape)):
+        room = scratch[: values.numel()].view(values.shape)
+        torch.abs(values, out=room)
+        shared = [i for i, n in enumerate(most.shape) if n == 1]
+        torch.maximum(most, room.amax(shared, keepdim=True) if shared else room, out=most)
+    if not bool(torch.isfinite(top).all()):
+        refuse_not_finite(x)
+    return -top, top
 
 
 def refuse_not_finite(x: Tensor) -> NoReturn:
