@@ -28,21 +28,27 @@ _NUMPY = {
     torch.int32: np.int32,
     torch.bool: np.bool_,
 }
-_LARGE = 1 << 22
+_LARGE, _TOO_LARGE = 1 << 22, 1 << 27
 
 
 def fresh(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
     """Return memory for a tensor, its values undefined.
 
     Large ones on the CPU come from NumPy, which asks the kernel for huge pages: first touching
-    memory 4 KiB at a time takes as long as quantizing what is put there.
+    memory 4 KiB at a time takes as long as quantizing what is put there. Not those beyond
+    128 MiB: for so many huge pages the kernel may have to move memory first, which takes longer.
 
     >>> import torch
     >>> fresh((2, 3), torch.int8, torch.device("cpu")).shape
     torch.Size([2, 3])
     """
-    small = torch.Size(shape).numel() * dtype.itemsize < _LARGE
-    if small or device.type != "cpu" or dtype not in _NUMPY or torch.compiler.is_compiling():
+    worthwhile = _LARGE <= torch.Size(shape).numel() * dtype.itemsize < _TOO_LARGE
+    if (
+        not worthwhile
+        or device.type != "cpu"
+        or dtype not in _NUMPY
+        or torch.compiler.is_compiling()
+    ):
         return torch.empty(tuple(shape), dtype=dtype, device=device)
     return torch.from_numpy(np.empty(tuple(shape), _NUMPY[dtype]))
 
