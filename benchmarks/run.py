@@ -16,6 +16,8 @@ SCRIPTS = [
     "weight_only",
     "load_memory",
     "minilm_onnxruntime",
+    "mlp_lstm",
+    "low_bit",
 ]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import itertools
+import re
 from collections import defaultdict
 from pathlib import Path
 
@@ -71,6 +72,31 @@ def test_members_of_a_family_do_not_import_each_other():
                 if isinstance(node, ast.ImportFrom)
             }
             assert module not in imported, f"{name(one)} imports {module}"
+
+
+def test_every_silenced_check_has_a_reason():
+    """``# type: ignore[code]  # why``, and likewise for the linter."""
+    mark = re.compile(r"#\s*(?:type: ignore|noqa)(?P<code>\S*(?: [A-Z]+\d+)?)(?P<reason>.*)")
+    bare = [
+        f"{name(path)}:{number}"
+        for path in SOURCES
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if (found := mark.search(line)) and not re.match(r"\s+#\s+\w", found["reason"])
+    ]
+    assert bare == []
+
+
+def test_no_function_is_there_twice():
+    """Of three statements or more, whatever it is called."""
+    places: defaultdict[str, list[str]] = defaultdict(list)
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef):
+                body = node.body[ast.get_docstring(node) is not None :]
+                if sum(isinstance(n, ast.stmt) for b in body for n in ast.walk(b)) >= 3:
+                    written = "\n".join(map(ast.dump, body))
+                    places[written].append(f"{name(path)}: {node.name}")
+    assert [twice for twice in places.values() if len(twice) > 1] == []
 
 
 @pytest.mark.parametrize("path", TESTS, ids=name)

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 from bitsmith.version import __version__
 
 if TYPE_CHECKING:
-    from bitsmith.data import load_dataset
+    from bitsmith.data import load_dataset, training_batches
     from bitsmith.deploy.export import export
     from bitsmith.deploy.runtimes import open_session
     from bitsmith.deploy.verify import verify
     from bitsmith.errors import BitsmithError
+    from bitsmith.model import qat
     from bitsmith.model.evaluate import accuracy
     from bitsmith.model.post_training import ptq
     from bitsmith.model.presets import make_recipe
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from bitsmith.model.recipe import Recipe, Rule
     from bitsmith.model.store import apply_encodings, load, save, save_encodings
     from bitsmith.model.train import fit
+    from bitsmith.model.zero_shot import synthesize
     from bitsmith.numbers import (
         PerBlock,
         PerChannel,
@@ -132,11 +134,14 @@ __all__ = [
     "nf4",
     "open_session",
     "ptq",
+    "qat",
     "quantize",
     "save",
     "save_encodings",
     "search_range",
+    "synthesize",
     "ternary",
+    "training_batches",
     "uint1",
     "uint2",
     "uint3",
@@ -151,7 +156,7 @@ __all__ = [
 
 # PyTorch takes a second to import: every name is fetched from its home when it is first used.
 _HOMES = {
-    "bitsmith.data": "load_dataset",
+    "bitsmith.data": "load_dataset training_batches",
     "bitsmith.deploy.export": "export",
     "bitsmith.deploy.runtimes": "open_session",
     "bitsmith.deploy.verify": "verify",
@@ -163,6 +168,7 @@ _HOMES = {
     "bitsmith.model.recipe": "Recipe Rule",
     "bitsmith.model.store": "apply_encodings load save save_encodings",
     "bitsmith.model.train": "fit",
+    "bitsmith.model.zero_shot": "synthesize",
     "bitsmith.numbers": "PerBlock PerChannel PerGroup PerTensor PerToken QTensor Scheme bf16"
     " cluster codebook1 codebook2 codebook3 codebook4 codebook5 codebook6"
     " codebook7 codebook8 e8m0 fake_quantize fp4_e2m1fn fp6_e2m3fn fp6_e3m2fn"
@@ -172,13 +178,18 @@ _HOMES = {
     "bitsmith.numbers.formats": "formats",
     "bitsmith.zoo": "load_model",
 }
+#: Modules that are names themselves.
+_MODULES = {"qat": "bitsmith.model.qat"}
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME_OF:
+    if name in _MODULES:
+        value: Any = import_module(_MODULES[name])
+    elif name in _HOME_OF:
+        value = getattr(import_module(_HOME_OF[name]), name)
+    else:
         raise AttributeError(f"module 'bitsmith' has no attribute {name!r}")
-    value = getattr(import_module(_HOME_OF[name]), name)
     globals()[name] = value
     return value
 

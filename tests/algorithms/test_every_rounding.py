@@ -9,8 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bitsmith.algorithms import HQQ, KMeans, Nearest, PairBound, Rounding, Searched
+from bitsmith.algorithms import HQQ, FisherKMeans, KMeans, Nearest, PairBound, Rounding, Searched
 from bitsmith.algorithms.baseline import nearest
+from bitsmith.algorithms.objective import loss_error, loss_importance
 from bitsmith.errors import DataError, InputError, SchemeError
 from bitsmith.numbers import (
     Gram,
@@ -22,6 +23,7 @@ from bitsmith.numbers import (
     PerTensor,
     Scheme,
     bf16,
+    codebook1,
     codebook2,
     fp16,
     int2,
@@ -36,9 +38,31 @@ from bitsmith.numbers import (
     uint3,
     uint4,
 )
+from bitsmith.numbers.statistics import Fisher, Statistic
 
 ROUNDINGS = {name: Rounding.registry[name] for name in Rounding.registry}
 ALL = pytest.mark.parametrize("name", list(ROUNDINGS))
+LEARNED = ("kmeans", "fisher-kmeans")
+#: Settings under which the contract is checked often, where the ordinary ones take long.
+QUICK = {
+    "adaround": {"iterations": 30, "sweeps": 2, "refits": 1},
+    "coordinate": {"sweeps": 2, "refits": 1},
+}
+
+
+def make(name: str) -> Rounding:
+    return ROUNDINGS[name](**QUICK.get(name, {}))
+
+
+def statistic_of(rounding: Rounding, w: torch.Tensor, gram: Gram | None) -> Statistic | None:
+    """Return ``gram``, or for a rounding that reads gradients such ones of w's shape."""
+    if rounding.needs is not Fisher:
+        return gram
+    squared = Fisher()
+    generator = torch.Generator().manual_seed(11)
+    squared.update(torch.randn(3, *w.shape, generator=generator) ** 3)
+    return squared
+
 
 GRANULARITIES = [PerTensor(), PerChannel(0), PerChannel(1), PerGroup(4), PerGroup(4, 0)]
 SCHEMES = [
@@ -96,7 +120,7 @@ def supports(rounding: Rounding, scheme: Scheme, w: torch.Tensor) -> bool:
     """Return false where the rounding refuses the scheme, with a SchemeError that names why."""
     gram = inputs(0, w[0].numel()) if rounding.needs else None
     try:
-        rounding(w, scheme, statistic=gram)
+        rounding(w, scheme, statistic=statistic_of(rounding, w, gram))
     except SchemeError:
         return False
     return True
@@ -105,16 +129,20 @@ def supports(rounding: Rounding, scheme: Scheme, w: torch.Tensor) -> bool:
 def test_what_each_can_follow():
     """A rounding that suddenly refuses a scheme would pass every other test of this file."""
     refused = {
-        name: [s for s in SCHEMES if not supports(kind(), s, torch.randn(4, 256))]
-        for name, kind in ROUNDINGS.items()
+        name: [s for s in SCHEMES if not supports(make(name), s, torch.randn(4, 256))]
+        for name in ROUNDINGS
     }
     learned = [s for s in SCHEMES if s.learned]
     assert refused.pop("nearest") == []
     assert refused.pop("searched") == refused.pop("gptq") == learned
+    assert refused.pop("coordinate") == learned
+    assert refused.pop("adaround") == [s for s in SCHEMES if not s.affine]
     assert refused.pop("kmeans") == [s for s in SCHEMES if not s.learned]
+    assert refused.pop("fisher-kmeans") == [s for s in SCHEMES if not s.learned]
     two_level = [named_scheme("superblock_int4"), named_scheme("nvfp4")]
     assert refused.pop("hqq") == [s for s in SCHEMES if s.learned or s in two_level]
     assert len(refused.pop("pair-bound")) > 10
+    assert len(refused.pop("shared-table")) > 10
     assert refused == {}
 
 
@@ -122,7 +150,7 @@ def test_what_each_can_follow():
 @settings(max_examples=25)
 @given(data=st.data())
 def test_never_worse_than_nearest_on_its_own_objective(name, data):
-    rounding = ROUNDINGS[name]()
+    rounding = make(name)
     shape = data.draw(st.sampled_from([(4, 256), (2, 8, 2, 1), (8, 16)]))
     kind = data.draw(
         st.sampled_from(["normal", "heavy", "constant", "zero", "tiny", "huge", "positive"])
@@ -137,6 +165,7 @@ def test_never_worse_than_nearest_on_its_own_objective(name, data):
         )
         diagonal = rounding.diagonal and data.draw(st.booleans())
         gram = inputs(data.draw(st.integers(0, 99)), w[0].numel(), pattern, diagonal)
+        gram = statistic_of(rounding, w, gram)
     try:
         rounded = rounding(w, scheme, statistic=gram)
     except SchemeError:
@@ -156,14 +185,15 @@ def test_never_worse_than_nearest_on_its_own_objective(name, data):
 @ALL
 def test_what_is_reported_is_true(name):
     """Errors and objective, calculated here in another way, from the codes and from raw inputs."""
-    rounding = ROUNDINGS[name]()
+    rounding = make(name)
     w = weight(1, 8, 16)
-    scheme = Scheme(codebook2 if name == "kmeans" else int3, granularity=PerChannel(0))
+    scheme = Scheme(codebook2 if name in LEARNED else int3, granularity=PerChannel(0))
     x = torch.randn(50, 16, generator=torch.Generator().manual_seed(2)) * torch.linspace(0.1, 3, 16)
     statistic = None
     if rounding.needs or rounding.takes:
         statistic = Gram()
         statistic.update(x)
+        statistic = statistic_of(rounding, w, statistic)
     rounded = rounding(w, scheme, statistic=statistic)
     plain = nearest(w, scheme, torch.zeros(8, 1))
     for q, error, objective in (
@@ -173,21 +203,23 @@ def test_what_is_reported_is_true(name):
         d = w.double() - q.dequantize().double()
         assert error == pytest.approx(float(d.square().mean()), rel=1e-9)
         expected = float(d.abs().pow(rounding.norm).mean())
-        if statistic is not None:
+        if isinstance(statistic, Fisher):
+            expected = float((d.square() * statistic.mean_square).sum())
+        elif statistic is not None:
             expected = float((x.double() @ d.T).square().mean())
         assert objective == pytest.approx(expected, rel=1e-9)
 
 
 @ALL
 def test_a_smallest_scale_is_obeyed(name):
-    rounding = ROUNDINGS[name]()
+    rounding = make(name)
     w, scheme = weight(5, 4, 16), Scheme(int3, granularity=PerChannel(0))
     gram = inputs(1, 16) if rounding.needs else None
     floor = torch.tensor([[0.0], [10.0], [0.3], [1e-9]])
-    if name == "kmeans":
+    if name in LEARNED:
         learned = Scheme(codebook2, granularity=PerChannel(0))
         with pytest.raises(SchemeError, match="no scale that a minimum could bound"):
-            rounding(w, learned, min_scale=floor)
+            rounding(w, learned, min_scale=floor, statistic=statistic_of(rounding, w, gram))
         return
     rounded = rounding(w, scheme, min_scale=floor, statistic=gram)
     assert (rounded.qtensor.scale >= floor).all()
@@ -195,10 +227,10 @@ def test_a_smallest_scale_is_obeyed(name):
 
 @ALL
 def test_bad_weights(name):
-    rounding = ROUNDINGS[name]()
-    scheme = Scheme(codebook2 if name == "kmeans" else int8, granularity=PerChannel(0))
-    gram = inputs(1, 4) if rounding.needs else None
+    rounding = make(name)
+    scheme = Scheme(codebook2 if name in LEARNED else int8, granularity=PerChannel(0))
     w = weight(0, 2, 4)
+    gram = statistic_of(rounding, w, inputs(1, 4)) if rounding.needs else None
     for bad in (torch.nan, torch.inf):
         broken = w.clone()
         broken[0, 1] = bad
@@ -218,13 +250,15 @@ def test_bad_weights(name):
 
 @ALL
 def test_bad_statistics(name):
-    rounding = ROUNDINGS[name]()
+    rounding = make(name)
     w = weight(0, 2, 4)
-    scheme = Scheme(codebook2 if name == "kmeans" else int8, granularity=PerChannel(0))
+    scheme = Scheme(codebook2 if name in LEARNED else int8, granularity=PerChannel(0))
     if rounding.needs is None and rounding.takes is None:
         with pytest.raises(DataError, match="uses no statistic, and was given Gram"):
             rounding(w, scheme, statistic=inputs(0, 4))
         return
+    if rounding.needs is Fisher:
+        return  # its own are below
     moments = Moments()
     moments.update(w)
     with pytest.raises(DataError, match="gram statistic, and was given Moments"):
@@ -254,10 +288,10 @@ def test_nothing_is_searched_for_the_weights_that_no_input_reaches():
     dead = Gram()
     dead.update(torch.zeros(5, 16))
     for name, kind in ROUNDINGS.items():
-        if not (kind.needs or kind.takes) or name == "kmeans":
+        if not (kind.needs or kind.takes) or name in LEARNED:
             continue
         scheme = Scheme(int3, granularity=PerGroup(8))
-        rounded = kind()(weight(3, 4, 16), scheme, statistic=dead)
+        rounded = make(name)(weight(3, 4, 16), scheme, statistic=dead)
         assert rounded.kept_nearest
         assert rounded.objective == 0
         assert torch.equal(rounded.qtensor.codes, quantize(weight(3, 4, 16), scheme).codes)
@@ -351,3 +385,46 @@ def test_hqq_options():
         HQQ(beta=0.0)
     with pytest.raises(InputError, match="kappa"):
         HQQ(kappa=0.5)
+
+
+def test_fisher_kmeans_is_the_best_table_for_what_the_loss_feels():
+    """Brute force: every split of the sorted values into two neighbourhoods."""
+    w, scheme = weight(6, 1, 9), Scheme(codebook1, granularity=PerChannel(0))
+    squared = Fisher()
+    squared.update(torch.randn(4, 1, 9, generator=torch.Generator().manual_seed(1)) ** 3)
+    found = FisherKMeans()(w, scheme, statistic=squared)
+    values, order = w[0].double().sort()
+    f = squared.mean_square[0][order]
+    best = math.inf
+    for cut in range(1, 9):
+        loss = 0.0
+        for part in (slice(0, cut), slice(cut, 9)):
+            centre = (f[part] * values[part]).sum() / f[part].sum()
+            loss += float((f[part] * (values[part] - centre).square()).sum())
+        best = min(best, loss)
+    assert found.objective == pytest.approx(best, rel=1e-5)
+    assert found.error > KMeans()(w, scheme).error
+    assert found.objective < loss_error(w, KMeans()(w, scheme).qtensor.dequantize(), squared)
+
+
+def test_fisher_kmeans_refuses_other_gradients():
+    w, scheme = weight(6, 2, 4), Scheme(codebook1)
+    with pytest.raises(DataError, match="fisher statistic of the layer's gradients"):
+        FisherKMeans()(w, scheme)
+    with pytest.raises(DataError, match="fisher statistic, and was given Gram"):
+        FisherKMeans()(w, scheme, statistic=inputs(0, 4))
+    with pytest.raises(DataError, match="seen no input"):
+        FisherKMeans()(w, scheme, statistic=Fisher())
+    other = Fisher()
+    other.update(torch.ones(1, 4, 2))
+    with pytest.raises(DataError, match=r"shape \(2, 4\) needs .* is of shape \(4, 2\)"):
+        FisherKMeans()(w, scheme, statistic=other)
+    unfelt = Fisher()
+    unfelt.update(torch.zeros(3, 2, 4))
+    assert FisherKMeans()(w, scheme, statistic=unfelt).kept_nearest
+    with pytest.raises(DataError, match="not"):
+        loss_importance(inputs(0, 4), w)
+    broken = statistic_of(FisherKMeans(), w, None)
+    broken.sums[0, 0] = -1.0
+    with pytest.raises(DataError, match="1 of 8 mean squared gradients"):
+        FisherKMeans()(w, scheme, statistic=broken)

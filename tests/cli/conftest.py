@@ -13,6 +13,9 @@ import torch
 from safetensors.torch import save_file
 
 from bitsmith.cli import main
+from bitsmith.data import load_dataset
+from bitsmith.data.training import training_batches
+from bitsmith.model.train import fit
 from bitsmith.zoo.models.digits_cnn import DigitsNet
 
 
@@ -85,6 +88,24 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("weights") / "small.safetensors"
     save_file(digits_state(), path)
     return path
+
+
+@pytest.fixture(scope="session")
+def trained_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The network after two epochs: its predictions depend on what it sees."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = DigitsNet(width=8)
+    fit(net, training_batches(load_dataset("digits"), 64), epochs=2, lr=0.1, progress=False)
+    path = tmp_path_factory.mktemp("trained") / "trained.safetensors"
+    save_file({name: value.contiguous() for name, value in net.state_dict().items()}, path)
+    return path
+
+
+@pytest.fixture
+def trained(small_model: str, trained_weights: Path) -> list[object]:
+    """The arguments that name the trained network and its weights."""
+    return [small_model, "--weights", trained_weights]
 
 
 @pytest.fixture

@@ -3,13 +3,16 @@
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 import bitsmith
+from bitsmith import algorithms
 from bitsmith.cli.app import app
+from bitsmith.deploy.export import exporters, module_exporters
 
-COMMANDS = ["demo", "quantize", "verify", "evaluate", "inspect", "study", "list"]
+COMMANDS = ["demo", "quantize", "train", "verify", "evaluate", "inspect", "study", "list"]
 
 
 def test_offers_exactly_what_exists(run):
@@ -50,12 +53,12 @@ def test_a_reader_that_goes_away_is_no_traceback():
     [
         ("formats", ["int8", "uint1", "fp8_e4m3fn", "nf4", "codebook4"]),
         ("calibrators", ["mse", "percentile", "minmax"]),
-        ("algorithms", ["nearest", "pair-bound"]),
+        ("algorithms", ["nearest", "pair-bound", "gptq", "awq", "smoothquant"]),
         ("targets", ["onnxruntime"]),
-        ("exporters", ["onnx"]),
+        ("exporters", ["onnx", "onnx-weights", "gguf", "compressed-tensors"]),
         ("studies", ["numbers", "memory", "rounding", "granularity"]),
         ("recipes", ["W8A8", "W4A8-edge8"]),
-        ("datasets", ["digits", "moons", "mnist", "fashion-mnist", "cifar10", "stsb"]),
+        ("datasets", ["digits", "moons", "mnist", "fashion-mnist", "cifar10", "stsb", "synthetic"]),
         ("models", ["digits-cnn", "mlp", "mnist-cnn", "cifar-resnet20", "minilm"]),
         ("runtimes", ["onnxruntime", "openvino"]),
     ],
@@ -66,6 +69,30 @@ def test_list(run, kind, names):
     values = {value for record in ran.json["records"] for value in record.values()}
     assert set(names) <= values
     assert all(len(record["reason"]) > 5 for record in ran.json["records"])
+
+
+def test_list_of_algorithms_leaves_no_family_out(run):
+    """As many as there are class statements with a name below ``bitsmith.algorithms``."""
+    ran = run("list", "algorithms", "--json", "-")
+    kinds = {r["algorithm"]: r["op"] for r in ran.json["records"]}
+    statement = re.compile(r'^class \w+\(\w+, name="([^"]+)"\):', re.MULTILINE)
+    folder = Path(algorithms.__file__).parent
+    written = [n for p in folder.rglob("*.py") for n in statement.findall(p.read_text())]
+    assert sorted(kinds) == sorted(written)
+    assert (kinds["gptq"], kinds["awq"]) == ("rounding", "transform")
+    assert re.search(r"^gptq +rounding +GPTQ", ran.err, re.MULTILINE)
+    assert re.search(r"^awq +transform +Activation", ran.err, re.MULTILINE)
+    assert ":func:" not in ran.err
+
+
+def test_list_of_exporters_says_which_lane_they_are_of(run):
+    ran = run("list", "exporters", "--json", "-")
+    listed = {(r["op"], r["outcome"]) for r in ran.json["records"]}
+    assert listed == {("graph exporter", n) for n in exporters} | {
+        ("module exporter", n) for n in module_exporters
+    }
+    assert re.search(r"^onnx +graph ", ran.err, re.MULTILINE)
+    assert re.search(r"^compressed-tensors +module .*\(a folder\)", ran.err, re.MULTILINE)
 
 
 def test_list_has_nothing_of_what_does_not_exist(run):

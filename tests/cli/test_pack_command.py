@@ -22,7 +22,23 @@ def test_a_folder_with_packed_weights(run, small_model, weights, tmp_path):
     assert records[0]["bits_per_weight"] > 8
     layers = [r for r in records if "layer" in r]
     assert {r["outcome"] for r in layers} == {"packed"}
+    assert {r["algorithm"] for r in layers} == {"nearest"}
     assert records[0]["bytes"] == sum(f.stat().st_size for f in out.iterdir())
+
+
+def test_what_was_not_done_as_asked_is_said(run, small_model, weights, tmp_path):
+    ran = run("quantize", small_model, "--weights", weights, "--recipe", "W4", "--data", "digits",
+              "--rounding", "gptq", "--transform", "awq", "--out", tmp_path / "m.bitsmith",
+              "--json", tmp_path / "m.json")  # fmt: skip
+    assert ran.code == 0, ran.err
+    assert "algorithm" in ran.out
+    records = json.loads((tmp_path / "m.json").read_text())["records"]
+    layers = {r["layer"]: r for r in records if "layer" in r}
+    convolutions = [r for r in layers.values() if r["op"] == "conv"]
+    assert {r["algorithm"] for r in convolutions} == {"gptq"}
+    assert {r["reason"] for r in convolutions} == {
+        "no awq: only plain linear layers have scales of their input"
+    }
 
 
 def test_an_onnx_file_that_runs(run, small_model, weights, tmp_path):

@@ -75,6 +75,22 @@ def test_a_rename_that_fails_puts_everything_back(tmp_path, monkeypatch, failing
     assert (folder / "graph.json").read_text() == "old"
 
 
+@pytest.mark.parametrize(("name", "replaced"), [("graph.json", True), ("quantization.json", True),
+                                                ("mine.txt", False)])  # fmt: skip
+def test_only_folders_that_bitsmith_wrote_are_replaced(tmp_path, name, replaced):
+    folder = tmp_path / "m.bitsmith"
+    folder.mkdir()
+    (folder / name).write_text("old")
+    if not replaced:
+        with pytest.raises(InputError, match="not a folder that bitsmith wrote"):
+            Staging([folder])
+        return
+    with Staging([folder]) as staging:
+        staging.path(folder).mkdir()
+        (staging.path(folder) / "new").write_text("new")
+    assert [p.name for p in folder.iterdir()] == ["new"]
+
+
 def test_lists_everything_that_cannot_be_written(tmp_path):
     (tmp_path / "folder").mkdir()
     with pytest.raises(InputError) as caught:

@@ -28,7 +28,7 @@ LABELS = np.arange(20, dtype=np.uint8) % 10
 
 def idx(array: np.ndarray) -> bytes:
     header = struct.pack(f">{1 + array.ndim}I", 0x800 + array.ndim, *array.shape)
-    return gzip.compress(header + array.tobytes())
+    return gzip.compress(header + array.tobytes(), mtime=0)
 
 
 def mnist_archives(folder: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import ml_dtypes
 import numpy as np
 import pytest
 from onnx import TensorProto
@@ -111,6 +112,31 @@ def clip6(g: Graph, x: str) -> str:
     return g.op("Clip", x, g.constant(0, F), g.constant(6, F))
 
 
+def packed_conv(g: Graph, unpacked_by: str) -> str:
+    """A convolution whose weight is a constant of 4 bits."""
+    codes = RNG.integers(-8, 8, (16, 16, 3, 3)).astype(np.int8)
+    if unpacked_by == "Gather":
+        indices = g.op(
+            "Cast", g.constant((codes + 8).astype(ml_dtypes.uint4)), to=TensorProto.INT32
+        )
+        w = g.op("Gather", g.constant(weight(16)), indices)
+    else:
+        w = g.constant(codes.astype(ml_dtypes.int4))
+        w = g.op("Cast", w, to=TensorProto.INT8) if unpacked_by else w
+    real = g.op("DequantizeLinear", w, g.constant(scales(16)), axis=0)
+    bias = g.dq_weight(RNG.integers(-500, 500, 16).astype(np.int32), F(A.scale) * scales(16))
+    return g.op("Conv", g.dq(g.input(IMAGE), A), real, bias, pads=[1] * 4)
+
+
+def clip15(g: Graph, codes: str) -> str:
+    return g.op("Clip", codes, g.constant(0, np.uint8), g.constant(15, np.uint8))
+
+
+def narrowed(g: Graph, codes: str) -> str:
+    """8-bit codes of ``ZERO`` as 4-bit codes of ``A``."""
+    return clip15(g, g.q(g.dq(codes, ZERO), A))
+
+
 def i64(*values: int) -> np.ndarray:
     return np.array(values, np.int64)
 
@@ -141,6 +167,25 @@ ON_IMAGE: dict[str, tuple[Build, list[str]]] = {
     "conv → relu6, range ends above 6": (
         lambda g: g.q(clip6(g, conv(g, g.input(IMAGE))), ZERO),
         ["DequantizeLinear"] * 3 + ["FusedConv", "QuantizeLinear"],
+    ),
+    # What packed weights have to be written as: see deploy/export/onnx/weights.py.
+    "conv, int4 weights behind a Cast": (
+        lambda g: g.q(packed_conv(g, "Cast"), B), ["QLinearConv"],
+    ),
+    "conv, weights from a table": (
+        lambda g: g.q(packed_conv(g, "Gather"), B), ["QLinearConv"],
+    ),
+    "conv, int4 weights": (
+        lambda g: g.q(packed_conv(g, ""), B), ["DequantizeLinear"] * 3 + ["Conv", "QuantizeLinear"],
+    ),
+    # The optimizer leaves a change of encoding alone, wherever a Clip follows it.
+    "conv → 8 bits → 4 bits → conv": (
+        lambda g: g.q(conv(g, narrowed(g, g.q(conv(g, g.input(IMAGE)), ZERO))), B),
+        ["QLinearConv", "DequantizeLinear", "QuantizeLinear", "Clip", "QLinearConv"],
+    ),
+    "conv → 4 bits → conv": (
+        lambda g: g.q(conv(g, clip15(g, g.q(conv(g, g.input(IMAGE)), A))), B),
+        ["QLinearConv", "Clip", "QLinearConv"],
     ),
     "conv, int8 activations": (
         lambda g: g.q(conv(g, g.input(IMAGE, np.int8), SIGNED), SIGNED),

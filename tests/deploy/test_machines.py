@@ -51,8 +51,8 @@ def images(n: int, seed: int) -> Tensor:
     return blocks * torch.randn(n, 1, 1, 1, generator=generator).sign()
 
 
-def made_for(machine: str) -> QuantizedModel:
-    model = ptq(Adversarial(), "W8A8", [images(32, 0)], machine=machine, calibrator="minmax")
+def made_for(machine: str, recipe: str = "W8A8") -> QuantizedModel:
+    model = ptq(Adversarial(), recipe, [images(32, 0)], machine=machine, calibrator="minmax")
     assert not islands(model)
     return model
 
@@ -79,6 +79,17 @@ def layers_that_differ(model: QuantizedModel, machine: str) -> set[str]:
 @pytest.mark.parametrize("machine", ["any", "any-order"])
 def test_files_for_any_machine_are_exact_without_vnni(machine, old):
     assert layers_that_differ(made_for(machine), old) == set()
+
+
+@pytest.mark.parametrize("recipe", ["W8A7", "CODEBOOK4A8"])
+def test_what_needs_no_pair_bound_is_exact_without_vnni(recipe, old):
+    model = made_for("any", recipe)
+    bound = 64 if recipe == "CODEBOOK4A8" else 127
+    assert all(
+        int(layer.weight.codes.abs().max()) == (127 if name == "depthwise" else bound)
+        for name, layer in model.program.layers.items()
+    )
+    assert layers_that_differ(model, old) == set()
 
 
 def test_files_for_vnni_saturate_without_it(old):

@@ -125,6 +125,23 @@ def test_says_what_would_be_quantized_and_why_not():
     assert {r.layer for r in records if r.metric == "mae"} == {"0", "3"}
 
 
+def test_says_what_a_weight_only_recipe_would_pack():
+    net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(144, 64), nn.Linear(64, 64))
+    net.append(nn.Linear(64, 64, bias=False))
+    net[4].weight = net[3].weight
+    rows = {
+        r.layer: r for r in inspect(net.eval(), torch.zeros(1, 1, 8, 8), recipe="W4G16").coverage
+    }
+    assert rows["0.weight"].outcome == "float"
+    assert "9" in rows["0.weight"].reason
+    assert rows["2.weight"].outcome == "packed"
+    assert rows["2.weight"].reason == "uint4, per-group 16"
+    assert (rows["4.weight"].outcome, rows["4.weight"].reason) == ("tied", "tied to 3.weight")
+    assert sum(r.macs_share for r in rows.values()) == pytest.approx(1)
+    dynamic = inspect(net, torch.zeros(1, 1, 8, 8), recipe="W8A8-dynamic")
+    assert {r.weight_bits for r in dynamic.coverage} == {8.0}
+
+
 def test_without_an_example_only_parameters():
     found = inspect(nn.Linear(4, 3), None)
     assert found.coverage == []

@@ -48,10 +48,10 @@ def ramp(n: int = 8, low: float = -2.0, high: float = 3.0) -> Tensor:
 
 
 def found(function: Callable[[Tensor], Tensor], data: object = None) -> dict[str, Encoding]:
-    graph, placement = prepared(function)
+    _, placement = prepared(function)
     batches = [ramp()] if data is None else data
-    statistics = gather(graph, placement, MINMAX, batches)
-    return encodings(graph, placement, TARGET, MINMAX, RECIPE.activation, statistics)
+    statistics = gather(placement, MINMAX, batches)
+    return encodings(placement, TARGET, MINMAX, statistics)
 
 
 def test_ranges_of_input_and_activations():
@@ -90,9 +90,9 @@ def test_constants_need_no_data():
 
 
 def test_parts_merge_to_the_whole():
-    graph, placement = prepared()
-    whole = gather(graph, placement, MINMAX, [ramp(16)])
-    parts = [gather(graph, placement, MINMAX, [p]) for p in ramp(16).split(8)]
+    _, placement = prepared()
+    whole = gather(placement, MINMAX, [ramp(16)])
+    parts = [gather(placement, MINMAX, [p]) for p in ramp(16).split(8)]
     for name, statistic in whole.items():
         merged = parts[0][name].merge(parts[1][name]) or parts[0][name]
         limits = [MINMAX.limits(s, RECIPE.activation) for s in (statistic, merged)]
@@ -100,9 +100,9 @@ def test_parts_merge_to_the_whole():
 
 
 def test_progress_counts_samples():
-    graph, placement = prepared()
+    _, placement = prepared()
     seen: list[int] = []
-    gather(graph, placement, MINMAX, ramp(16).split(5), advance=seen.append)
+    gather(placement, MINMAX, ramp(16).split(5), advance=seen.append)
     assert seen == [5, 5, 5, 1]
 
 
@@ -143,10 +143,10 @@ BAD: dict[str, tuple[list[object], str]] = {
 
 @pytest.mark.parametrize("name", BAD)
 def test_bad_data(name):
-    graph, placement = prepared()
+    _, placement = prepared()
     data, message = BAD[name]
     with pytest.raises(DataError, match=message):
-        gather(graph, placement, MINMAX, data)
+        gather(placement, MINMAX, data)
 
 
 def test_activations_that_overflow_name_their_layer():
@@ -155,13 +155,11 @@ def test_activations_that_overflow_name_their_layer():
 
 
 def test_memory_does_not_grow_with_the_data():
-    graph, placement = prepared()
+    _, placement = prepared()
     calibrator = make_calibrator("mse")
 
     def size(batches: int) -> int:
-        statistics = gather(
-            graph, placement, calibrator, (ramp() * (i + 1) for i in range(batches))
-        )
+        statistics = gather(placement, calibrator, (ramp() * (i + 1) for i in range(batches)))
         return sum(
             v.numel()
             for s in statistics.values()

@@ -7,11 +7,13 @@ import torch
 from torch import nn
 
 from bitsmith.errors import WeightsError
-from bitsmith.model.convert import IntegerLayer, integer_layer
+from bitsmith.model.convert import IntegerLayer, integer_layer, layer_of
 from bitsmith.model.graph import capture
 from bitsmith.model.place import place
 from bitsmith.model.presets import make_recipe
+from bitsmith.model.recipe import weight_scheme
 from bitsmith.model.targets import make_target
+from bitsmith.numbers.affine import quantize
 from bitsmith.numbers.encoding import Encoding
 from bitsmith.numbers.formats.integer import integer_format
 from bitsmith.numbers.integer import max_pair_sum
@@ -27,7 +29,7 @@ def converted(
     graph = capture(layer, torch.randn(shape), check=False)
     target = make_target("onnxruntime", machine)
     placement = place(graph, target, make_recipe(recipe))
-    return integer_layer(graph, graph.nodes[0], placement, target, Encoding(x_scale, 3, U8))
+    return integer_layer(graph.nodes[0], placement, target, Encoding(x_scale, 3, U8))
 
 
 def real_bias(found: IntegerLayer, x_scale: float = 0.02) -> torch.Tensor:
@@ -104,7 +106,7 @@ def test_depthwise_weights_keep_eight_bits_where_the_runtime_is_exact():
     for machine, top in (("any", 127), ("any-order", 64)):
         target = make_target("onnxruntime", machine)
         placement = place(graph, target, make_recipe("W8A8"))
-        found = integer_layer(graph, graph.nodes[0], placement, target, Encoding(0.1, 0, U8))
+        found = integer_layer(graph.nodes[0], placement, target, Encoding(0.1, 0, U8))
         assert found.weight.codes.max() == top
 
 
@@ -126,3 +128,55 @@ def test_what_is_not_finite_is_refused(where, bad):
         getattr(layer, where).view(-1)[1] = bad
     with pytest.raises(WeightsError, match=r"layer linear: .*(NaN|not finite)"):
         converted(layer)
+
+
+@pytest.mark.parametrize(("machine", "limit"), [("any", 64), ("any-order", 64), ("vnni", 127)])
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_codes_from_a_table(machine, limit, bits):
+    torch.manual_seed(0)
+    found = converted(nn.Conv2d(8, 16, 3), machine=machine, recipe=f"CODEBOOK{bits}A8")
+    codes, table = found.weight.codes, found.table
+    assert torch.equal(codes.unique(), table)
+    assert 2 <= len(table) <= 1 << bits
+    assert table.dtype == torch.int8
+    assert int(table.abs().max()) == limit
+    assert (found.bits, found.effective_bits) == (bits, float(bits))
+    assert found.nbytes == 8 * 16 * 9 * bits // 8 + len(table) + 4 * 16
+
+
+def test_a_depthwise_table_has_the_whole_range():
+    layer = nn.Conv2d(16, 16, 3, groups=16)
+    assert int(converted(layer, recipe="CODEBOOK4A8").table.abs().max()) == 127
+
+
+def test_inputs_below_eight_bits_need_no_bound():
+    torch.manual_seed(0)
+    layer = nn.Linear(64, 8)
+    graph = capture(layer, torch.randn(2, 64), check=False)
+    target = make_target("onnxruntime")
+    placement = place(graph, target, make_recipe("W8A7"))
+    x = Encoding(0.02, 3, integer_format(7, signed=False))
+    found = integer_layer(graph.nodes[0], placement, target, x)
+    assert int(max_pair_sum(found.weight.codes).max()) > 128
+    assert found.effective_bits == pytest.approx(8)
+
+
+def test_sign_bits_become_codes_to_calculate_with():
+    w = torch.tensor([[0.5, -0.25, 0.0], [-1.0, 2.0, -3.0]])
+    layer = nn.Linear(3, 2)
+    node = capture(layer, torch.randn(2, 3), check=False).nodes[0]
+    q = quantize(w, weight_scheme(1))
+    found = layer_of(node, q, None, Encoding(0.1, 0, U8), 0.0, 0.0)
+    assert found.weight.codes.tolist() == [[1, -1, 1], [-1, 1, -1]]
+    assert torch.equal(found.weight.dequantize(), q.dequantize())
+    assert (found.bits, found.effective_bits) == (1, 1.0)
+    assert found.table.tolist() == [-1, 1]
+
+
+def test_a_table_that_is_too_small():
+    node = capture(nn.Linear(3, 2), torch.randn(2, 3), check=False).nodes[0]
+    q = quantize(torch.randn(2, 3), weight_scheme(8))
+    with pytest.raises(
+        WeightsError, match=r"its codes take \d values, and a table of 1 bits holds 2"
+    ):
+        layer_of(node, q, None, Encoding(0.1, 0, U8), 0.0, 0.0, table_bits=1)

@@ -37,6 +37,16 @@ def test_unlabelled_batches_in_every_form(batches: object) -> None:
     assert labels is None
 
 
+def test_inputs_by_name() -> None:
+    def model(*, scale: Tensor, x: Tensor) -> Tensor:
+        return x * scale
+
+    logits, labels = predict(model, [({"x": X, "scale": X.numpy() + 1}, Y)])
+    assert torch.equal(logits, X * (X + 1))
+    assert labels is not None
+    assert labels.tolist() == Y.tolist()
+
+
 def test_any_callable_and_numpy_outputs() -> None:
     logits, _ = predict(lambda x: x.numpy() + np.float32(1), pairs())
     assert torch.equal(logits, X + 1)
@@ -112,6 +122,10 @@ def test_accuracy_of_nearest_mean_on_digits_against_scikit_learn() -> None:
         ([(X, Y), (X, None)], "1 of 2 batches have labels"),
         ([(X, Y[:3])], "6 samples and labels of shape"),
         ([(X, Y, Y)], "3 parts"),
+        ([((X, X[:4]), Y)], r"shape \(6, 2\), \(4, 2\); each must have one row per sample"),
+        ([{"a": X, "b": torch.tensor(1.0)}], r"\(6, 2\), \(\); each must have"),
+        ([torch.tensor(1.0)], "one row per sample"),
+        ([{}], "inputs of shape nothing"),
     ],
 )
 def test_bad_batches(batches: list[object], message: str) -> None:

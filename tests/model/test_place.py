@@ -139,6 +139,27 @@ def test_a_rule_that_matches_nothing():
         placed(lambda m, x: m.b(m.a(x)), keeping("stem.*"))
 
 
+def test_tables_are_of_inner_layers():
+    def three(m: Net, x: Tensor) -> Tensor:
+        return m.head(m.b(m.a(x)).mean((2, 3)))
+
+    assert placed(three, make_recipe("CODEBOOK3A8"))[1].tables == {"a": 3, "b": 3, "head": 3}
+    assert placed(three, make_recipe("CODEBOOK3A8-edge8"))[1].tables == {"b": 3}
+    assert placed(three)[1].tables == {}
+
+
+def test_an_embedding_has_no_table():
+    graph = simplify(
+        capture(nn.Sequential(nn.Embedding(7, 8), nn.Linear(8, 8)), torch.ones(2, 5).long())
+    )
+    recipe = make_recipe("CODEBOOK3A8")
+    placement = place(graph, make_target("onnxruntime"), recipe)
+    assert list(placement.tables.values()) == [3]
+    bare = Recipe("bare", recipe.rules[1:], recipe.activation)
+    with pytest.raises(RecipeError, match=r"gives the embeddings .* put a rule for op:embedding"):
+        place(graph, make_target("onnxruntime"), bare)
+
+
 @pytest.mark.parametrize("name", targets)
 def test_targets_know_the_vocabulary(name):
     from bitsmith.model.graph.operators import OPERATORS

@@ -35,6 +35,11 @@ def test_outputs_are_close_to_the_float_model(recipe, decibels):
     assert 10 * torch.log10(expected.var() / noise) > decibels
 
 
+def test_one_bit_weights_need_training():
+    with pytest.raises(RecipeError, match=r"'W1A8': 1-bit weights need training: bs\.qat"):
+        ptq(net(), "W1A8", data())
+
+
 def test_the_result_is_the_same_every_time_and_for_every_batching():
     model, x = net(), data()[0][0]
     first, second = (ptq(model, "W8A8", data()) for _ in range(2))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
 from bitsmith.errors import RecipeError, UnknownNameError
 from bitsmith.model.presets import make_recipe, preset_names
 from bitsmith.model.recipe import Recipe, Rule
-from bitsmith.numbers.formats.integer import integer_format
+from bitsmith.numbers.formats.integer import int1, integer_format, ternary
 from bitsmith.numbers.scheme import PerChannel, PerGroup, PerToken, Scheme
 
 LAYERS = [("stem", "conv"), ("body.0", "conv"), ("body.1", "conv"), ("head", "linear")]
@@ -26,15 +27,22 @@ STATIC = [name for name in preset_names() if make_recipe(name).lane == "static"]
 def test_presets(name):
     recipe = make_recipe(name)
     assert recipe.name == name
-    expected = dict.fromkeys((n for n, _ in LAYERS), int(name[1]))
+    kind, w, a, edge = re.fullmatch(r"(W|CODEBOOK)(\d)A(\d)(-edge8)?", name).groups()
+    expected = dict.fromkeys((n for n, _ in LAYERS), int(w) if kind == "W" else 8)
     if name.endswith("-edge8"):
         expected |= {"stem": 8, "head": 8}
     assert bits(recipe) == expected
     assert all(
         s.symmetric and s.granularity == PerChannel(0) for s in recipe.weights(LAYERS).values()
     )
-    assert recipe.activation.format == integer_format(8, signed=False)
+    inner = dict.fromkeys(("body.0", "body.1"), int(w))
+    tables = (inner if edge else dict.fromkeys(expected, int(w))) if kind == "CODEBOOK" else {}
+    assert recipe.tables(LAYERS) == tables
+    assert recipe.activation.format == integer_format(int(a), signed=False)
+    assert recipe.edge_activation.format == integer_format(8 if edge else int(a), signed=False)
+    assert recipe.joining_activation.format == integer_format(8, signed=False)
     assert not recipe.activation.symmetric
+    assert recipe.edges(LAYERS) == ({"stem", "head"} if edge else frozenset())
 
 
 @pytest.mark.parametrize("name", preset_names())
@@ -73,6 +81,23 @@ def test_activations_are_per_tensor_or_per_token():
         Recipe.from_json(text)
 
 
+def test_combinations_that_cannot_be():
+    four, eight = make_recipe("W4A4"), make_recipe("W8A8")
+    wide = Scheme(integer_format(16, signed=False), symmetric=False)
+    with pytest.raises(RecipeError, match="static activations have 2 to 8 bits, not uint16"):
+        Recipe("x", four.rules, wide)
+    with pytest.raises(RecipeError, match="edges have 2 to 8 bits, not 9"):
+        Recipe("x", four.rules, four.activation, edge_bits=9)
+    with pytest.raises(
+        RecipeError, match=r"2\^1 to 2\^7 entries of symmetric int8, not 2\^4 of int4"
+    ):
+        Rule("*", four.rules[-1].weight, table_bits=4)
+    with pytest.raises(RecipeError, match=r"not 2\^8 of int8"):
+        Rule("*", eight.rules[-1].weight, table_bits=8)
+    with pytest.raises(RecipeError, match="tables of int8 entries are static only"):
+        Recipe("x", (Rule("*", eight.rules[-1].weight, table_bits=4),), None)
+
+
 def test_the_first_rule_that_matches_wins():
     base = make_recipe("W8A8")
     four = make_recipe("W4A8").rules[-1].weight
@@ -106,8 +131,9 @@ def test_every_rule_that_matches_nothing_is_listed():
         ("W4G64A8", "group scales with quantized activations"),
         ("W8-dynamic", "dynamic activations need their bits"),
         ("W4G64-edge8", "-edge8 is for static recipes"),
-        ("W4A4", "activations of 4 bits"),
-        ("W1A8", "1-bit weights need training"),
+        ("W4A1", "activations have 2 to 8 bits"),
+        ("W8A4-dynamic", "dynamic activations of 4 bits: only 8"),
+        ("CODEBOOK8A8", "unknown recipe 'CODEBOOK8A8'"),
         ("w8a8", "did you mean 'W8A8'"),
         ("W9A8", "unknown recipe 'W9A8'; did you mean"),
         ("int8", "unknown recipe 'int8'"),
@@ -117,6 +143,12 @@ def test_every_rule_that_matches_nothing_is_listed():
 def test_what_is_refused(spec, message):
     with pytest.raises(RecipeError, match=message):
         make_recipe(spec)
+
+
+def test_two_and_three_levels_are_symmetric():
+    """±s, and −s, 0, s; of each output channel."""
+    for name, number in (("W1", int1), ("TERNARY", ternary)):
+        assert make_recipe(name).rules[-1].weight == Scheme(number, granularity=PerChannel(0))
 
 
 def test_bad_files(tmp_path):

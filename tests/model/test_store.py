@@ -50,6 +50,26 @@ def test_round_trip(model: QuantizedModel, tmp_path: Path) -> None:
     assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
 
 
+@pytest.mark.parametrize("recipe", ["W4A4", "W2A3-edge8", "CODEBOOK3A4-edge8"])
+def test_round_trip_of_fewer_bits(recipe: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.Conv2d(8, 4, 3))
+    model = bitsmith.ptq(net, recipe, data())
+    again = bitsmith.load(bitsmith.save(model, tmp_path / "m"))
+    assert torch.equal(again(data()[0]), model(data()[0]))
+    assert again.encodings == model.encodings
+    assert again.recipe == model.recipe
+    for name, layer in model.program.layers.items():
+        same = again.program.layers[name]
+        assert (same.bits, same.nbytes) == (layer.bits, layer.nbytes)
+        assert (same.table is None) == (layer.table is None)
+        assert layer.table is None or torch.equal(same.table, layer.table)
+    for form in ("int8", "packed"):
+        bitsmith.export(model, tmp_path / "a.onnx", weights=form)
+        bitsmith.export(again, tmp_path / "b.onnx", weights=form)
+        assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
+
+
 def test_saving_again_replaces_only_its_own(model: QuantizedModel, tmp_path: Path) -> None:
     folder = bitsmith.save(model, tmp_path / "m")
     bitsmith.save(model, folder)

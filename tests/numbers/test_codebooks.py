@@ -7,7 +7,7 @@ import torch
 
 from bitsmith.errors import DataError, InputError, SchemeError
 from bitsmith.numbers.affine import quantize
-from bitsmith.numbers.codebooks import cluster, huffman_bytes
+from bitsmith.numbers.codebooks import cluster, huffman_bytes, nearest_entries
 from bitsmith.numbers.entropy_coding import huffman_decode, huffman_encode
 from bitsmith.numbers.formats.codebook import LearnedFormat, codebook2, codebook4, codebook8, nf4
 from bitsmith.numbers.formats.integer import int4, int16
@@ -92,6 +92,38 @@ def test_entries_round_to_their_stored_format_and_codes_follow() -> None:
     distance = (x[:, :, None] - q.codebook.reshape(4, 1, 16)).abs()
     assert torch.equal((q.dequantize() - x).abs(), distance.amin(-1))
     assert q.nbytes == 4 * 100 // 2 + 4 * 16 * 2
+
+
+@pytest.mark.parametrize("dimension", [1, 2])
+@pytest.mark.parametrize(
+    "granularity", [PerTensor(), PerChannel(0), PerGroup(8), PerBlock((3, 4))], ids=str
+)
+def test_known_tables_give_the_nearest_entry_of_each_group(granularity, dimension) -> None:
+    number = LearnedFormat(3, dimension=dimension) if dimension > 1 else codebook2
+    scheme = Scheme(number, granularity=granularity, scale_format=fp16)
+    like = cluster(weights(6, 16, seed=3), scheme)
+    x = weights(6, 16, seed=5)
+    codes = nearest_entries(x, like.codebook, scheme)
+    assert (codes.dtype, codes.shape) == (like.codes.dtype, like.codes.shape)
+    found = QTensor(codes, like.scale, like.zero_point, like.codebook, scheme).dequantize()
+    groups = like.codebook.shape[: 2 if like.codebook.dim() > 2 else 0]
+    rows, columns = (6 // groups[0], 16 // groups[1]) if granularity != PerTensor() else (6, 16)
+    for i in range(6):
+        for j in range(0, 16, dimension):
+            at = (i // rows, j // columns) if granularity != PerTensor() else ()
+            table = like.codebook[at].reshape(-1, dimension)
+            least = (table - x[i, j : j + dimension]).square().sum(1).min()
+            mine = (found[i, j : j + dimension] - x[i, j : j + dimension]).square().sum()
+            assert float(mine) == pytest.approx(float(least), abs=1e-12)
+
+
+def test_known_tables_have_to_fit() -> None:
+    with pytest.raises(DataError, match=r"tables are \[4\], not \[3\]"):
+        nearest_entries(weights(8), torch.arange(3.0), Scheme(codebook2))
+    with pytest.raises(SchemeError, match="int4 has a table of its own"):
+        nearest_entries(weights(8), torch.arange(16.0), Scheme(int4))
+    with pytest.raises(DataError, match="1 NaN"):
+        nearest_entries(torch.tensor([float("nan")]), torch.arange(4.0), Scheme(codebook2))
 
 
 def test_huffman_bytes_are_those_of_a_stream_that_can_be_read() -> None:

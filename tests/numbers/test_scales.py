@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from bitsmith.errors import SchemeError, UnknownNameError
 from bitsmith.numbers.affine import fake_quantize, quantize
-from bitsmith.numbers.formats.integer import int4, int8, uint8
+from bitsmith.numbers.formats.integer import int1, int4, int8, uint8
 from bitsmith.numbers.formats.minifloat import bf16, e8m0, fp8_e4m3fn, fp16
 from bitsmith.numbers.named_schemes import NAMED_SCHEMES, named_scheme
 from bitsmith.numbers.qtensor import QTensor
@@ -220,3 +220,14 @@ def test_extremes_of_every_scale_format() -> None:
             assert bool(torch.isfinite(got).all()), scheme
             assert got[2].tolist() == [0.0, 0.0]
             assert float(got[0, 0]) >= 1.4e38, scheme  # −8 · 2^125 is beyond float32, so 2^124
+
+
+@pytest.mark.parametrize("inner", [None, fp16, bf16, e8m0, fp8_e4m3fn])
+def test_zeros_without_a_code_for_zero_get_the_least_scale(inner) -> None:
+    """±s cannot be 0: s is the least number that the scale format holds."""
+    x = torch.tensor([[0.0, 0.0], [1.0, -1.0]])
+    q = quantize(x, Scheme(int1, granularity=PerChannel(0), scale_format=inner))
+    tiny = torch.finfo(torch.float32).tiny
+    assert float(q.scale[0]) == max(tiny, 0.0 if inner is None else inner.step)
+    assert q.dequantize().abs()[0].tolist() == [float(q.scale[0])] * 2
+    assert q.dequantize()[1].tolist() == [1.0, -1.0]

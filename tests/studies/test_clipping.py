@@ -24,9 +24,13 @@ def drawn():
 
 @pytest.fixture
 def no_data(monkeypatch):
+    """The weights are there, the pictures are not."""
+
     def absent(*args, **kwargs):
         raise DataError("data set 'cifar10': none; set BITSMITH_DATA")
 
+    loaded = type("Loaded", (), {"module": nn.Identity(), "input_shape": (3, 32, 32)})
+    monkeypatch.setattr("bitsmith.zoo.load_model", lambda *args: loaded)
     monkeypatch.setattr("bitsmith.data.load_dataset", absent)
 
 
@@ -181,6 +185,20 @@ def test_without_weights_too(monkeypatch):
     monkeypatch.setattr("bitsmith.zoo.load_model", absent)
     result = studies["clipping"]().run(Options(quick=True))
     assert result.skipped == ("activations of ResNet-20: no weights",)
+
+
+@pytest.mark.parametrize("weights", [True, False], ids=["pictures", "weights"])
+def test_nothing_is_downloaded_in_a_test(weights, monkeypatch, tmp_path):
+    """Without a folder and with an empty cache, as on a machine that has no network."""
+    monkeypatch.delenv("BITSMITH_DATA", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    if weights:
+        loaded = type("Loaded", (), {"module": nn.Identity(), "input_shape": (3, 32, 32)})
+        monkeypatch.setattr("bitsmith.zoo.load_model", lambda *args: loaded)
+    (reason,) = studies["clipping"]().run(Options(quick=True)).skipped
+    assert ("cifar-10-binary.tar.gz" if weights else "resnet20") in reason
+    assert "tests use no network" in reason
+    assert [p for p in tmp_path.rglob("*") if p.is_file()] == []
 
 
 def test_data_that_was_asked_for_is_not_left_out(no_data):

@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 import pytest
 from matplotlib import image
 
-from bitsmith.errors import InputError, UnknownNameError, WeightsError
+from bitsmith.errors import InputError, UnknownNameError
 from bitsmith.insight.measure import envelope
 from bitsmith.insight.report.article import render_articles
 from bitsmith.insight.report.style import inline_svg, png, standalone_svg
@@ -49,26 +49,15 @@ class Checker(HTMLParser):
         assert self.open.pop() == tag
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _no_downloads():
-    """A study's additional part on published weights runs where they are, and only there."""
-
-    def refused(url, destination):
-        raise WeightsError(f"no download of {destination.name} in a test")
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("bitsmith.zoo.published.fetch", refused)
-        yield
-
-
 @pytest.fixture(scope="session", params=list(studies))
-def ran(request, _no_downloads) -> tuple[Study, StudyResult]:
+def ran(request) -> tuple[Study, StudyResult]:
+    """Additional parts on published data and weights run where they are, and only there."""
     study = studies[request.param]()
     return study, study.run(Options(quick=True))
 
 
 def test_the_studies_that_there_are():
-    assert {"numbers", "memory", "rounding", "granularity"} <= set(studies)
+    assert {"clipping", "codebook", "granularity", "memory", "numbers", "rounding"} <= set(studies)
 
 
 def test_says_what_it_is_about(ran):

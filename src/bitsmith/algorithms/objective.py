@@ -1,4 +1,4 @@
-"""What a rounding is judged by: the error of the weight, or that of the layer's output.
+"""What a rounding is judged by: the error of the weight, of the layer's output, or of the loss.
 
 A layer's weight is ``[out, in, *kernel]``; a row of it, flattened, meets K = in · kernel inputs:
 those of a linear layer as they are, those of a convolution as ``torch.nn.functional.unfold`` lays
@@ -11,9 +11,17 @@ import torch
 from torch import Tensor
 
 from bitsmith.errors import DataError
-from bitsmith.numbers.statistics import Gram, Statistic
+from bitsmith.numbers.statistics import Fisher, Gram, Statistic
 
-__all__ = ["gram_of", "input_importance", "output_error", "second_moments", "weight_error"]
+__all__ = [
+    "gram_of",
+    "input_importance",
+    "loss_error",
+    "loss_importance",
+    "output_error",
+    "second_moments",
+    "weight_error",
+]
 
 _PIECE = 1 << 20  # values taken to float64 at a time
 
@@ -61,6 +69,55 @@ def output_error(weight: Tensor, found: Tensor, gram: Gram) -> float:
         d = one.double() - other.double()
         total += float((d.square() @ sums if gram.diagonal else (d @ sums).mul_(d)).sum())
     return max(0.0, total) / (len(weight) * gram.rows)
+
+
+def loss_error(weight: Tensor, found: Tensor, fisher: Fisher) -> float:
+    """Return ``Σ F·(weight − found)²``, F the mean squared gradient of the loss per weight.
+
+    Half of it is the rise of the loss, to second order and with the diagonal alone (SqueezeLLM,
+    arXiv 2306.07629, eq. 4).
+
+    Raises:
+        DataError: ``fisher`` is not of a weight of this shape.
+
+    >>> f = Fisher()
+    >>> f.update(torch.tensor([[1.0, 2.0]]))
+    >>> loss_error(torch.tensor([1.0, 1.0]), torch.tensor([1.0, 0.5]), f)
+    1.0
+    """
+    squares = _squared_gradients(fisher, weight)
+    total = 0.0
+    parts = (torch.split(x.reshape(-1), _PIECE) for x in (weight, found, squares))
+    for one, other, square in zip(*parts, strict=True):
+        total += float((one.double() - other.double()).square_().mul_(square).sum())
+    return total
+
+
+def loss_importance(statistic: Statistic | None, weight: Tensor) -> Tensor:
+    """Return F in units of its largest value, 0 to 1: float32 of the shape of ``weight``.
+
+    Raises:
+        DataError: it is not a Fisher statistic of a weight of this shape.
+    """
+    squares = _squared_gradients(statistic, weight)
+    largest = float(squares.max())
+    return (squares / largest if largest else squares).to(torch.float32)
+
+
+def _squared_gradients(statistic: Statistic | None, weight: Tensor) -> Tensor:
+    if not isinstance(statistic, Fisher):
+        raise DataError(f"squared gradients come in a Fisher statistic, not {statistic!r}")
+    if statistic.sums.shape != weight.shape:
+        raise DataError(
+            f"a weight of shape {tuple(weight.shape)} needs the squared gradients of each of its "
+            f"values, but the Fisher statistic is of shape {tuple(statistic.sums.shape)}"
+        )
+    squares = statistic.mean_square
+    if bad := int((~(torch.isfinite(squares) & (squares >= 0))).sum()):
+        raise DataError(
+            f"{bad} of {squares.numel()} mean squared gradients are negative, NaN or infinite"
+        )
+    return squares
 
 
 def second_moments(statistic: Statistic, weight: Tensor) -> Tensor:

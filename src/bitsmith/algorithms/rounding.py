@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from bitsmith.algorithms.baseline import nearest
-from bitsmith.algorithms.objective import output_error, weight_error
+from bitsmith.algorithms.objective import loss_error, output_error, weight_error
 from bitsmith.errors import DataError, SchemeError
 from bitsmith.numbers.qtensor import QTensor
 from bitsmith.numbers.ranges import as_float32
 from bitsmith.numbers.scheme import Scheme
-from bitsmith.numbers.statistics import Gram, Statistic
+from bitsmith.numbers.statistics import Fisher, Gram, Statistic
 from bitsmith.registry import Registry
 
 __all__ = ["Rounded", "Rounding"]
@@ -31,7 +31,8 @@ class Rounded:
         error: mean squared error against the float weight.
         nearest_error: that of rounding to nearest in the full min–max range.
         objective: what the rounding minimises, of ``qtensor``: the mean squared error of the
-            layer's output where it was given the inputs' Gram statistic, else the mean of
+            layer's output where it was given the inputs' Gram statistic, the sum of
+            ``F·error²`` where it was given the Fisher statistic, else the mean of
             ``|error|^norm`` of the weight.
         nearest_objective: the same of rounding to nearest.
         kept_nearest: the rounding was not better than nearest, so ``qtensor`` is nearest.
@@ -105,7 +106,8 @@ class Rounding(ABC):
             min_scale: no scale may be smaller; float32 of the scale's shape. (An int32 bias of a
                 large value needs a scale that is not too small.)
             statistic: of the layer's inputs, as the class declares. A Gram statistic is of rows
-                of K = in · kernel features, a convolution's as ``unfold`` lays them out.
+                of K = in · kernel features, a convolution's as ``unfold`` lays them out; a Fisher
+                statistic of gradients of the weight's shape.
 
         Raises:
             DataError: the weight is empty or has NaN or infinite values; a statistic is missing,
@@ -129,6 +131,9 @@ class Rounding(ABC):
         if isinstance(statistic, Gram):
             found = output_error(weight, values, statistic)
             plain_found = output_error(weight, plain_values, statistic)
+        elif isinstance(statistic, Fisher):
+            found = loss_error(weight, values, statistic)
+            plain_found = loss_error(weight, plain_values, statistic)
         elif self.norm != 2:
             found = weight_error(weight, values, self.norm)
             plain_found = weight_error(weight, plain_values, self.norm)
@@ -140,8 +145,9 @@ class Rounding(ABC):
         wanted = self.needs or self.takes
         if statistic is None:
             if self.needs is not None:
+                what = "gradients" if self.needs is Fisher else "inputs"
                 raise DataError(
-                    f"{self.name} needs data: the {self.needs.name} statistic of the layer's inputs"
+                    f"{self.name} needs data: the {self.needs.name} statistic of the layer's {what}"
                 )
             return
         if wanted is None or not isinstance(statistic, wanted):

@@ -21,7 +21,7 @@ from bitsmith.numbers.scheme import Scheme
 from bitsmith.numbers.statistics import Gram, Statistic
 from bitsmith.registry import Registry
 
-__all__ = ["Transform", "Transformed"]
+__all__ = ["Transform", "Transformed", "sharing_inputs"]
 
 _PROBES = 16
 
@@ -114,7 +114,7 @@ class Transform(ABC):
                 vanishes.
             SchemeError: the scheme does not fit a weight.
         """
-        weights = _checked(weights)
+        weights = sharing_inputs(weights)
         if not isinstance(statistic, self.needs):
             raise DataError(
                 f"{self.name} reads a {self.needs.name} statistic, not {type(statistic).__name__}"
@@ -137,7 +137,12 @@ def _along_inputs(scales: Tensor, weight: Tensor) -> Tensor:
     return scales.reshape(1, -1, *[1] * (weight.dim() - 2))
 
 
-def _checked(weights: Sequence[Tensor]) -> list[Tensor]:
+def sharing_inputs(weights: Sequence[Tensor]) -> list[Tensor]:
+    """Return the weights in float32.
+
+    Raises:
+        DataError: none, not ``[out, in, *kernel]`` with one ``in``, empty or not finite.
+    """
     found = [as_float32(w) for w in weights]
     shapes = [tuple(w.shape) for w in found]
     if not found or any(len(s) < 2 for s in shapes) or len({s[1] for s in shapes}) != 1:

@@ -1,7 +1,8 @@
 """The program: its commands, and what their errors become.
 
 Exit codes: 0 done; 1 the check that was asked for did not hold; 2 bad input or usage, with one
-message ``error: …`` on standard error; 130 interrupted, with nothing half-written.
+message ``error: …`` on standard error; 130 interrupted, with nothing half-written: the message says
+what there is, if anything.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from bitsmith.cli.inspect import inspect
 from bitsmith.cli.list import list_names
 from bitsmith.cli.quantize import quantize
 from bitsmith.cli.study import study
+from bitsmith.cli.train import train
 from bitsmith.cli.verify import verify
 from bitsmith.errors import BitsmithError
 from bitsmith.version import __version__
@@ -40,6 +42,7 @@ app = typer.Typer(
 )
 app.command("demo")(demo)
 app.command("quantize")(quantize)
+app.command("train")(train)
 app.command("verify")(verify)
 app.command("evaluate")(evaluate)
 app.command("inspect")(inspect)

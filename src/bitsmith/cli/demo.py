@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from bitsmith.cli.artefact import described, quantized_records, simulation, write_artefact
+from bitsmith.cli.folder import result_folder
 from bitsmith.cli.options import Json
 from bitsmith.cli.output import Output, json_path, phase, progress
-from bitsmith.cli.quantize import described, quantized_records, write_artefact
 from bitsmith.cli.staging import Staging
 from bitsmith.cli.tables import amount, coverage_table, evaluation_table, verification_tables
-from bitsmith.errors import CheckFailedError, InputError
+from bitsmith.errors import CheckFailedError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,47 +40,45 @@ def demo(
 ) -> None:
     """Train a small CNN on handwritten digits, quantize, export, verify, measure, report."""
     output = Output("demo", json)
-    created = _folder(out)
     onnx, report = out / f"{MODEL}-w8a8.onnx", out / "report.html"
-    folder = onnx.with_name(f"{onnx.name}.bitsmith")
-    try:
-        with Staging([onnx, folder, report, json_path(json)]) as staging, _one_thread():
-            from bitsmith.data import load_dataset
-            from bitsmith.insight.assessment import assess
-            from bitsmith.insight.report import write_report
-            from bitsmith.model.ptq import ptq
+    folder = simulation(onnx)
+    with (
+        result_folder(out),
+        Staging([onnx, folder, report, json_path(json)]) as staging,
+        _one_thread(),
+    ):
+        from bitsmith.data import load_dataset
+        from bitsmith.insight.assessment import assess
+        from bitsmith.insight.report import write_report
+        from bitsmith.model.ptq import ptq
 
-            seconds: dict[str, float] = {}
-            data = load_dataset(DATA)
-            train, test = data.split("train"), data.split("test")
-            output.line(f"1  train {MODEL} on {train.n:,} images of 8×8 digits")
-            with phase(seconds, "train"):
-                model = _trained(epochs=4 if quick else 15)
-            output.line("2  quantize to W8A8, calibrated on 256 of them, and export to ONNX")
-            calibration = train.batches(64, limit=256, seed=SEED)
-            with phase(seconds, "quantize"), progress("calibrating", 256) as advance:
-                quantized = ptq(model.module, "W8A8", calibration, advance=advance)
-            with phase(seconds, "write"):
-                origin = described(model, calibration, SEED, "low")
-                write_artefact(quantized, origin, staging.path(onnx), staging.path(folder))
-            output.line(
-                f"3  run float32 and int8 in ONNX Runtime on {test.n} unseen images; verify"
-            )
-            with phase(seconds, "assess"):
-                found = assess(
-                    quantized, staging.path(onnx), test.batches(128), name=MODEL, stage=progress,
-                    verify_samples=test.n, latency_repeats=10 if quick else 50,
-                )  # fmt: skip
-            about = {"dataset": DATA, "split": test.name, "data_sha256": test.sha256}
-            with phase(seconds, "report"):
-                write_report(staging.path(report), quantized, found, about)
-            size = staging.path(onnx).stat().st_size
-            records = quantized_records(quantized, size, seconds) + found.records(quantized, about)
-            output.json(records, staging)
-    except BaseException:
-        if created:
-            _remove_empty(out)
-        raise
+        seconds: dict[str, float] = {}
+        data = load_dataset(DATA)
+        train, test = data.split("train"), data.split("test")
+        output.line(f"1  train {MODEL} on {train.n:,} images of 8×8 digits")
+        with phase(seconds, "train"):
+            model = _trained(epochs=4 if quick else 15)
+        output.line("2  quantize to W8A8, calibrated on 256 of them, and export to ONNX")
+        calibration = train.batches(64, limit=256, seed=SEED)
+        with phase(seconds, "quantize"), progress("calibrating", 256) as advance:
+            quantized = ptq(model.module, "W8A8", calibration, advance=advance)
+        with phase(seconds, "write"):
+            origin = described(model, calibration, SEED, effort="low")
+            write_artefact(quantized, origin, staging.path(onnx), staging.path(folder))
+        output.line(f"3  run float32 and int8 in ONNX Runtime on {test.n} unseen images; verify")
+        with phase(seconds, "assess"):
+            found = assess(
+                quantized, staging.path(onnx), test.batches(128), name=MODEL, stage=progress,
+                verify_samples=test.n, latency_repeats=10 if quick else 50,
+            )  # fmt: skip
+        about = {"dataset": DATA, "split": test.name, "data_sha256": test.sha256}
+        with phase(seconds, "report"):
+            write_report(staging.path(report), quantized, found, about)
+        size = staging.path(onnx).stat().st_size
+        records = quantized_records(quantized, size, seconds["quantize"]) + found.records(
+            quantized, about
+        )
+        output.json(records, staging)
     coverage_table(output, quantized.coverage)
     verification_tables(output, found.verification)
     evaluation_table(output, [found.float32, found.quantized], found.against)
@@ -88,22 +87,6 @@ def demo(
     output.facts([("file", str(onnx)), ("simulation", f"{folder}/"), ("report", str(report))])
     if not found.verification.passed:
         raise CheckFailedError("; ".join(found.verification.failures))
-
-
-def _folder(out: Path) -> bool:
-    """Make the folder of the results; returns whether it is new."""
-    if out.is_dir():
-        return False
-    try:
-        out.mkdir(parents=True)
-    except OSError as error:
-        raise InputError(f"--out {out} cannot be made: {error.strerror or error}") from error
-    return True
-
-
-def _remove_empty(folder: Path) -> None:
-    if not any(folder.iterdir()):
-        folder.rmdir()
 
 
 @contextmanager

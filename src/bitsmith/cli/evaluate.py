@@ -34,7 +34,10 @@ def evaluate(
         ),
     ],
     data: Data = None,
-    split: Annotated[str | None, typer.Option(help="Default: test.", show_default=False)] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(help="Default: test; of texts, the one that judges.", show_default=False),
+    ] = None,
     reference: Annotated[
         str | None,
         typer.Option(metavar="MODEL|ARTEFACT", help="Compare with this, sample by sample."),

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import importlib
+import pkgutil
+import re
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -10,7 +13,9 @@ import typer
 from bitsmith.cli.options import Json
 from bitsmith.cli.output import Output, json_path
 from bitsmith.cli.staging import Staging
+from bitsmith.cli.synthetic import ABOUT, SYNTHETIC
 from bitsmith.errors import UnknownNameError
+from bitsmith.registry import Registry
 
 __all__ = ["list_names"]
 
@@ -44,21 +49,23 @@ def list_names(
         from bitsmith.insight.measure import Record
 
         rows = _KINDS[kind]()
-        output.table(["name", ""], rows)
-        records = [Record(**_fields(kind, name), reason=what) for name, what in rows]
+        output.table(["name", "kind", ""] if len(rows[0]) == 3 else ["name", ""], rows)
+        records = [Record(**_fields(kind, *row[:-1]), reason=row[-1]) for row in rows]
         output.json(records, staging)
 
 
-def _fields(kind: str, name: str) -> dict[str, Any]:
+def _fields(kind: str, name: str, family: str | None = None) -> dict[str, Any]:
     """A name under its own key; where records have none (formats, exporters), as outcome."""
     if kind in _KEYS:
-        return {_KEYS[kind]: name}
-    return {"op": kind.removesuffix("s"), "outcome": name}
+        return {_KEYS[kind]: name} | ({} if family is None else {"op": family})
+    one = kind.removesuffix("s")
+    return {"op": one if family is None else f"{family} {one}", "outcome": name}
 
 
 def _summary(thing: Any) -> str:
-    """The first sentence of an object's documentation."""
+    """The first sentence of an object's documentation, without its cross-references' markup."""
     text = " ".join((thing.__doc__ or "").split("\n\n")[0].split())
+    text = re.sub(r":\w+:`~?([^`]*)`", r"\1", text)
     return text if len(text) <= 100 else text.split(". ")[0].rstrip(".") + "."
 
 
@@ -83,10 +90,18 @@ def _calibrators() -> list[tuple[str, str]]:
     return [(n, _summary(calibrators[n])) for n in calibrators]
 
 
-def _algorithms() -> list[tuple[str, str]]:
-    from bitsmith.algorithms.rounding import Rounding
+def _algorithms() -> list[tuple[str, str, str]]:
+    """Members of every family there is: of every class of ``algorithms`` with a registry."""
+    from bitsmith import algorithms
 
-    return [(n, _summary(Rounding.registry[n])) for n in Rounding.registry]
+    families: dict[str, Registry[Any]] = {}
+    for leaf in pkgutil.iter_modules(algorithms.__path__, f"{algorithms.__name__}."):
+        for thing in vars(importlib.import_module(leaf.name)).values():
+            if isinstance(thing, type) and thing.__module__ == leaf.name:
+                own = vars(thing).get("registry")
+                if isinstance(own, Registry):
+                    families[own.kind] = own
+    return [(n, kind, _summary(own[n])) for kind, own in families.items() for n in own]
 
 
 def _targets() -> list[tuple[str, str]]:
@@ -97,10 +112,15 @@ def _targets() -> list[tuple[str, str]]:
     ]
 
 
-def _exporters() -> list[tuple[str, str]]:
-    from bitsmith.deploy.export import exporters
+def _exporters() -> list[tuple[str, str, str]]:
+    from bitsmith.deploy.export import exporters, module_exporters
 
-    return [(n, f"{_summary(exporters[n])} ({exporters[n].suffix})") for n in exporters]
+    families: dict[str, Registry[Any]] = {"graph": exporters, "module": module_exporters}
+    return [
+        (n, family, f"{_summary(members[n])} ({members[n].suffix or 'a folder'})")
+        for family, members in families.items()
+        for n in members
+    ]
 
 
 def _recipes() -> list[tuple[str, str]]:
@@ -109,9 +129,10 @@ def _recipes() -> list[tuple[str, str]]:
     rows = []
     for name in preset_names():
         recipe = make_recipe(name)
-        weight = recipe.rules[-1].weight
+        weight, table = recipe.rules[-1].weight, recipe.rules[-1].table_bits
         edge = f", first and last layer {recipe.edge_bits} bits" if recipe.edge_bits else ""
         what = "none" if weight is None else f"{weight.format} {weight.granularity}"
+        what += "" if table is None else f" from {1 << table} values a layer"
         activation = "float" if recipe.activation is None else recipe.activation.format
         rows.append((name, f"{recipe.lane}: weights {what}, activations {activation}{edge}"))
     return rows
@@ -128,7 +149,8 @@ def _datasets() -> list[tuple[str, str]]:
     from bitsmith.data.texts import texts
 
     samples = [(n, _summary(datasets[n])) for n in datasets]
-    return samples + [(n, f"Text: {_summary(texts[n])}") for n in texts]
+    samples += [(n, f"Text: {_summary(texts[n])}") for n in texts]
+    return [*samples, (SYNTHETIC, ABOUT)]
 
 
 def _models() -> list[tuple[str, str]]:
@@ -143,7 +165,8 @@ def _runtimes() -> list[tuple[str, str]]:
     return [(n, _summary(runtimes[n])) for n in runtimes]
 
 
-_KINDS: dict[str, Callable[[], list[tuple[str, str]]]] = {
+#: Rows of name and what it is; where a kind has several families, the family between them.
+_KINDS: dict[str, Callable[[], Sequence[tuple[str, ...]]]] = {
     "formats": _formats,
     "calibrators": _calibrators,
     "algorithms": _algorithms,

@@ -10,13 +10,19 @@ import typer
 __all__ = [
     "AllowPickle",
     "BatchSize",
+    "Calibrator",
     "Data",
+    "InputShape",
     "Json",
+    "Machine",
     "Model",
     "Runtime",
     "Seed",
+    "SplitOfNpz",
+    "Target",
     "Threads",
     "Weights",
+    "WeightsAs",
 ]
 
 Model = Annotated[
@@ -32,7 +38,8 @@ Data = Annotated[
         "--data",
         metavar="DATA",
         help="A data set's name (see: bitsmith list datasets), an .npz with x and y, or "
-        "package.module:callable. Default: what a zoo model is for.",
+        "package.module:callable; quantize and train also take synthetic: samples made from the "
+        "batch norms of MODEL. Default: what a zoo model is for.",
         show_default=False,
     ),
 ]
@@ -66,3 +73,36 @@ Threads = Annotated[
 ]
 BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Samples run at once.")]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Of which samples are drawn.")]
+Target = Annotated[str, typer.Option("--target", help="Static: the runtime that will execute it.")]
+Machine = Annotated[
+    str,
+    typer.Option(
+        "--machine", help="Static: what the file must be exact on: any, vnni or any-order."
+    ),
+]
+Calibrator = Annotated[
+    str | None,
+    typer.Option("--calibrator", help="Static. Default: the recipe's, mse.", show_default=False),
+]
+SplitOfNpz = Annotated[
+    str | None,
+    typer.Option("--split", help="Only for an .npz that does not say: train.", show_default=False),
+]
+WeightsAs = Annotated[
+    str,
+    typer.Option(
+        "--weights-as",
+        metavar="FORM",
+        help="Static: int8, or packed: weights of 4 bits and fewer in so many bits; a smaller "
+        "file, not a faster one.",
+    ),
+]
+InputShape = Annotated[
+    str | None,
+    typer.Option(
+        "--input-shape",
+        metavar="CxHxW",
+        help="Of one sample: for --data synthetic, where MODEL is none of the zoo.",
+        show_default=False,
+    ),
+]

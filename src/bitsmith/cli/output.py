@@ -20,7 +20,7 @@ from bitsmith.cli.staging import Staging
 if TYPE_CHECKING:
     from bitsmith.insight.measure import Record
 
-__all__ = ["Output", "json_path", "phase", "progress"]
+__all__ = ["Output", "json_path", "phase", "progress", "stages"]
 
 #: Columns of a table where standard output is not a terminal: nothing is cut off in a log.
 _LOG_WIDTH = 160
@@ -100,8 +100,12 @@ class Output:
 
 
 @contextmanager
-def progress(description: str, total: int | None) -> Iterator[Callable[[int], None]]:
-    """Show a bar on standard error, if that is a terminal; gives a function that advances it."""
+def stages() -> Iterator[Callable[[str, int | None], Callable[[int], None]]]:
+    """Show one bar on standard error, if that is a terminal, for work in stages.
+
+    Gives a function that begins the next stage, of that name and total, and returns what
+    advances it.
+    """
     console = Console(stderr=True)
     with Progress(
         TextColumn("{task.description}"),
@@ -112,8 +116,21 @@ def progress(description: str, total: int | None) -> Iterator[Callable[[int], No
         disable=not console.is_terminal,
         transient=True,
     ) as bar:
-        task = bar.add_task(description, total=total)
-        yield lambda count: bar.advance(task, count)
+
+        def begin(description: str, total: int | None) -> Callable[[int], None]:
+            for task in bar.task_ids:
+                bar.remove_task(task)
+            current = bar.add_task(description, total=total)
+            return lambda count: bar.advance(current, count)
+
+        yield begin
+
+
+@contextmanager
+def progress(description: str, total: int | None) -> Iterator[Callable[[int], None]]:
+    """Show a bar on standard error, if that is a terminal; gives a function that advances it."""
+    with stages() as begin:
+        yield begin(description, total)
 
 
 @contextmanager

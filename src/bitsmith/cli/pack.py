@@ -4,22 +4,24 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, final, get_args
 
+from bitsmith.cli.artefact import simulation
+from bitsmith.cli.calibration import Draw, TextBatches, calibration
 from bitsmith.cli.output import Output, json_path, phase, progress
 from bitsmith.cli.staging import Staging
 from bitsmith.cli.tables import amount
-from bitsmith.errors import DataError, InputError
+from bitsmith.errors import InputError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from bitsmith.insight.measure import Record
     from bitsmith.model.recipe import Recipe
-    from bitsmith.model.swap import WeightRow
+    from bitsmith.model.swap import Ragged, WeightRow
     from bitsmith.zoo import LoadedModel
 
-__all__ = ["Packing", "pack"]
+__all__ = ["Packing", "pack", "packed_files", "packed_outputs", "write_packed"]
 
 
 @final
@@ -29,16 +31,14 @@ class Packing:
 
     Attributes:
         out: ``.onnx``, ``.gguf`` or ``.bitsmith``.
-        data: name of a data set to calibrate on; None: no data.
-        samples, batch_size, seed: of the calibration data.
+        draw: samples to calibrate on; None: no data.
+        seed: of everything random.
         rounding, transform, ragged: see :func:`bitsmith.model.weights.quantize_weights`.
         json: where records go.
     """
 
     out: Path
-    data: str | None
-    samples: int
-    batch_size: int
+    draw: Draw | None
     seed: int
     rounding: str | None
     transform: str | None
@@ -48,26 +48,13 @@ class Packing:
 
 def pack(output: Output, loaded: LoadedModel, recipe: Recipe, asked: Packing) -> None:
     """Quantize, write and report."""
-    from bitsmith.deploy.export import export_module, module_exporters
-    from bitsmith.model.store import save
-    from bitsmith.model.weights import coverage_of, quantize_weights
-    from bitsmith.zoo import zoo_models
+    from bitsmith.model.weights import quantize_weights
 
-    if asked.ragged not in ("error", "pad", "float"):
-        raise InputError(f"--ragged is error, pad or float, not {asked.ragged!r}")
-    suffixes = {module_exporters[n].suffix for n in module_exporters} - {""} | {".bitsmith"}
-    if asked.out.suffix not in suffixes:
-        raise InputError(
-            f"--out {asked.out}: the name of a weight-only model ends in "
-            f"{', '.join(sorted(suffixes))} (compressed-tensors folders: bs.export)"
-        )
-    folder = asked.out
-    if asked.out.suffix != ".bitsmith":
-        folder = asked.out.with_name(f"{asked.out.name}.bitsmith")
+    ragged = _ragged(asked.ragged)
+    outputs = packed_outputs(asked.out)
     seconds: dict[str, float] = {}
-    outputs = [asked.out, *([folder] if folder != asked.out else []), json_path(asked.json)]
-    with Staging(outputs) as staging:
-        batches = _batches(loaded, asked)
+    with Staging([*outputs, json_path(asked.json)]) as staging:
+        batches = _batches(output, loaded, asked.draw)
         total = sum(p.numel() for p in loaded.module.parameters() if p.dim() > 1)
         with phase(seconds, "quantize"), progress("quantizing", total) as advance:
             quantized = quantize_weights(
@@ -76,59 +63,110 @@ def pack(output: Output, loaded: LoadedModel, recipe: Recipe, asked: Packing) ->
                 batches,
                 rounding=asked.rounding,
                 transform=asked.transform,
-                ragged=asked.ragged,  # type: ignore[arg-type]  # checked above
+                ragged=ragged,
                 advance=advance,
             )
-        with phase(seconds, "write"):
-            builder = loaded.name if loaded.name in zoo_models else None
-            save(quantized, staging.path(folder), builder=builder)
-            if folder != asked.out:
-                example = _example(loaded, batches)
-                export_module(quantized, staging.path(asked.out), example=example)
-        size = _size(staging.path(asked.out))
-        _report(output, quantized, recipe, size, loaded, seconds)
-        rows = coverage_of(quantized)
-        about = {"model": loaded.name, "recipe": recipe.name, "method": "ptq", "seed": asked.seed}
-        output.json(_records(rows, about, size, seconds), staging)
+        about = {"method": "ptq", "seed": asked.seed}
+        example = batches[0] if batches else None
+        records = write_packed(
+            output, staging, quantized, loaded, asked.out, seconds, about, example,
+            seconds["quantize"],
+        )  # fmt: skip
+        output.json(records, staging)
+    packed_files(output, asked.out)
+
+
+def packed_outputs(out: Path) -> list[Path]:
+    """Return what is written where packed weights go to ``out``: the file, and the folder.
+
+    Raises:
+        InputError: nothing is written under such a name.
+    """
+    from bitsmith.deploy.export import module_exporters
+
+    suffixes = {module_exporters[n].suffix for n in module_exporters} - {""} | {".bitsmith"}
+    if out.suffix not in suffixes:
+        raise InputError(
+            f"--out {out}: the name of a weight-only model ends in "
+            f"{', '.join(sorted(suffixes))} (compressed-tensors folders: bs.export)"
+        )
+    return [out] if out.suffix == ".bitsmith" else [out, simulation(out)]
+
+
+def write_packed(
+    output: Output,
+    staging: Staging,
+    quantized: nn.Module,
+    loaded: LoadedModel,
+    out: Path,
+    seconds: dict[str, float],
+    about: dict[str, Any],
+    example: tuple[Tensor, ...] | None,
+    spent: float,
+) -> list[Record]:
+    """Write a model with packed weights, print what became of it, and return the records.
+
+    Args:
+        output: of the command.
+        staging: of :func:`packed_outputs`.
+        quantized: what is written.
+        loaded: the float model.
+        out: where the command line wants it.
+        seconds: of each phase.
+        about: ``method``, ``seed`` …, for every record.
+        example: inputs to trace with; None: of a shape that is known, or an error.
+        spent: seconds that making it took, for the records.
+    """
+    from bitsmith.deploy.export import export_module
+    from bitsmith.model.store import save
+    from bitsmith.model.weights import coverage_of
+    from bitsmith.zoo import zoo_models
+
+    recipe: Any = quantized.recipe
+    with phase(seconds, "write"):
+        builder = loaded.name if loaded.name in zoo_models else None
+        save(quantized, staging.path(packed_outputs(out)[-1]), builder=builder)
+        if out.suffix != ".bitsmith":
+            inputs = _example(loaded, example)
+            export_module(quantized, staging.path(out), example=inputs)
+    size = _size(staging.path(out))
+    _report(output, quantized, recipe, size, loaded, seconds)
+    about = {"model": loaded.name, "recipe": recipe.name, **about}
+    return _records(coverage_of(quantized), about, size, spent)
+
+
+def packed_files(output: Output, out: Path) -> None:
+    """Print where everything went."""
     output.heading("Files")
-    output.facts([("file", str(asked.out)), ("packed model", f"{folder}/")])
+    output.facts([("file", str(out)), ("packed model", f"{packed_outputs(out)[-1]}/")])
 
 
-def _batches(loaded: LoadedModel, asked: Packing) -> list[Any] | None:
-    """Return calibration batches, or None where no data was asked for."""
-    from bitsmith.cli.samples import calibration_batches, calibration_split, check_shape
-    from bitsmith.cli.texts import is_text
-    from bitsmith.data.texts import load_text
-    from bitsmith.data.token_rows import TokenRows
+def _ragged(given: str) -> Ragged:
+    from bitsmith.model.swap import Ragged
 
-    if asked.data is None:
+    choices: dict[str, Ragged] = {choice: choice for choice in get_args(Ragged)}
+    if given not in choices:
+        *first, last = choices
+        raise InputError(f"--ragged is {', '.join(first)} or {last}, not {given!r}")
+    return choices[given]
+
+
+def _batches(
+    output: Output, loaded: LoadedModel, draw: Draw | None
+) -> list[tuple[Tensor, ...]] | None:
+    """Return the inputs of each calibration batch, or None where no data was asked for."""
+    if draw is None:
         return None
+    found = calibration(loaded, draw, output)
+    return list(found) if isinstance(found, TextBatches) else [(x,) for x, _ in found]
+
+
+def _example(loaded: LoadedModel, given: tuple[Tensor, ...] | None) -> tuple[Tensor, ...]:
+    """Return inputs to trace with: those given, or random ones of a known shape."""
     import torch
 
-    if asked.data == "tinystories":
-        from bitsmith.zoo.models.stories260k import Llama, generate
-
-        if not isinstance(loaded.module, Llama):
-            raise DataError("tinystories calibrates stories260k, on text it writes itself")
-        generated = generate(loaded.module, asked.samples, seed=asked.seed)
-        return list(torch.split(generated, asked.batch_size))
-    if is_text(asked.data):
-        found = load_text(asked.data).split("calibration")
-        assert isinstance(found, TokenRows)  # sentences, not the pairs that judge
-        rows = found.sample(asked.samples, seed=asked.seed)
-        return [rows.padded(group) for group in rows.groups(asked.batch_size)]
-    split = calibration_split(asked.data, None)
-    check_shape(loaded, split)
-    return [x for x, _ in calibration_batches(split, asked.samples, asked.batch_size, asked.seed)]
-
-
-def _example(loaded: LoadedModel, batches: list[Any] | None) -> tuple[Tensor, ...]:
-    """Return inputs to trace with: calibration data, or random ones of a known shape."""
-    import torch
-
-    if batches:
-        first = batches[0]
-        return tuple(first) if isinstance(first, tuple | list) else (first,)
+    if given is not None:
+        return given
     if loaded.input_shape is not None:
         return (torch.zeros(2, *loaded.input_shape),)
     if loaded.dataset not in ("stsb", "tinystories"):
@@ -159,9 +197,12 @@ def _report(
     rows = coverage_of(quantized)
     output.heading("Coverage")
     output.table(
-        ["weight", "layer", "outcome", "reason", ">values", ">bits per weight"],
+        ["weight", "layer", "outcome", "algorithm", "reason", ">values", ">bits per weight"],
         [
-            (r.layer, r.op, r.outcome, r.reason, f"{r.values:,}", f"{r.bits_per_weight:.2f}")
+            (
+                *(r.layer, r.op, r.outcome, r.algorithm, r.reason),
+                *(f"{r.values:,}", f"{r.bits_per_weight:.2f}"),
+            )
             for r in rows
         ],
     )
@@ -180,9 +221,7 @@ def _report(
     )
 
 
-def _records(
-    rows: list[WeightRow], about: dict[str, Any], size: int, seconds: dict[str, float]
-) -> list[Record]:
+def _records(rows: list[WeightRow], about: dict[str, Any], size: int, spent: float) -> list[Record]:
     from bitsmith.insight.measure import Record
 
     values = sum(r.values for r in rows if r.outcome == "packed")
@@ -192,7 +231,7 @@ def _records(
         n=values,
         bytes=size,
         bits_per_weight=stored / values if values else None,
-        quantize_seconds=seconds["quantize"],
+        quantize_seconds=spent,
     )
     return [
         summary,
@@ -202,6 +241,7 @@ def _records(
                 layer=r.layer,
                 op=r.op,
                 outcome=r.outcome,
+                algorithm=r.algorithm or None,
                 reason=r.reason or None,
                 n=r.values,
                 bits_per_weight=r.bits_per_weight,

@@ -3,37 +3,67 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bitsmith.cli.options import AllowPickle, BatchSize, Data, Json, Model, Seed, Weights
-from bitsmith.cli.output import Output, json_path, phase, progress
-from bitsmith.cli.pack import Packing, pack
-from bitsmith.cli.samples import (
-    calibration_batches,
-    calibration_split,
-    check_shape,
-    data_name,
-    report_split,
+from bitsmith.cli.artefact import (
+    check_out,
+    described,
+    quantized_records,
+    simulation,
+    summary,
+    write_artefact,
+    written_keys,
 )
+from bitsmith.cli.calibration import Draw, calibration
+from bitsmith.cli.climbing import (
+    CALIBRATION,
+    LEARNING,
+    Staged,
+    check_checkpoint,
+    checked_effort,
+    ladder_of,
+    method_of,
+    rung_records,
+    rungs_table,
+    training_of,
+)
+from bitsmith.cli.given import refuse_idle
+from bitsmith.cli.interrupted import InterruptedWorkError
+from bitsmith.cli.options import (
+    AllowPickle,
+    BatchSize,
+    Calibrator,
+    Data,
+    InputShape,
+    Json,
+    Machine,
+    Model,
+    Seed,
+    SplitOfNpz,
+    Target,
+    Weights,
+    WeightsAs,
+)
+from bitsmith.cli.output import Output, json_path, phase, progress, stages
+from bitsmith.cli.pack import Packing, pack
+from bitsmith.cli.samples import data_name, report_split
 from bitsmith.cli.staging import Staging
-from bitsmith.cli.tables import amount, coverage_table, evaluation_table, verification_tables
-from bitsmith.errors import InputError, UnknownNameError
+from bitsmith.cli.synthetic import SYNTHETIC, parsed_shape
+from bitsmith.cli.tables import coverage_table, evaluation_table, verification_tables
 
 if TYPE_CHECKING:
-    from bitsmith.data import Batches, Split
+    from bitsmith.data import Split
     from bitsmith.insight.assessment import Assessment
     from bitsmith.insight.measure import Record
     from bitsmith.model.quantized import QuantizedModel
-    from bitsmith.zoo import LoadedModel
 
-__all__ = ["described", "quantize", "quantized_records", "write_artefact"]
-
-EFFORTS = ("low", "medium", "high")
+__all__ = ["quantize"]
 
 
 def quantize(
+    context: typer.Context,
     model: Model,
     out: Annotated[
         Path,
@@ -50,20 +80,45 @@ def quantize(
     data: Data = None,
     weights: Weights = None,
     allow_pickle: AllowPickle = False,
-    target: Annotated[str, typer.Option(help="The runtime that will execute it.")] = "onnxruntime",
-    machine: Annotated[
-        str, typer.Option(help="What the file must be exact on: any, vnni or any-order.")
-    ] = "any",
-    calibrator: Annotated[
-        str | None, typer.Option(help="Default: the recipe's, mse.", show_default=False)
+    effort: Annotated[
+        str,
+        typer.Option(
+            help="Static: low (ranges, rounding layer by layer), medium (rounding learned block "
+            "by block) or high (then distilled from the float model, without labels)."
+        ),
+    ] = "low",
+    goal: Annotated[
+        float | None,
+        typer.Option(
+            metavar="PERCENT",
+            help="Medium, high: no further stage once so many predictions are the float model's. "
+            "Default: every stage is climbed.",
+            show_default=False,
+        ),
     ] = None,
-    calibration_samples: Annotated[int, typer.Option(help="Drawn from the train split.")] = 256,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Medium, high: keep what is done here; the same command goes on from it.",
+            show_default=False,
+        ),
+    ] = None,
+    target: Target = "onnxruntime",
+    machine: Machine = "any",
+    calibrator: Calibrator = None,
+    calibration_samples: Annotated[
+        int | None,
+        typer.Option(
+            help=f"Drawn from the train split, or made. Default: {CALIBRATION}; medium and high "
+            f"take up to {LEARNING:,}.",
+            show_default=False,
+        ),
+    ] = None,
     batch_size: BatchSize = 64,
     seed: Seed = 0,
-    split: Annotated[
-        str | None,
-        typer.Option(help="Only for an .npz that does not say: train.", show_default=False),
-    ] = None,
+    split: SplitOfNpz = None,
+    input_shape: InputShape = None,
     rounding: Annotated[
         str | None,
         typer.Option(
@@ -78,35 +133,47 @@ def quantize(
         str,
         typer.Option(help="Weight-only: where a group does not divide a row: error, pad or float."),
     ] = "error",
-    effort: Annotated[str, typer.Option(help="low; medium and high do not exist yet.")] = "low",
+    weights_as: WeightsAs = "int8",
     report: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE.html",
-            help="Also evaluate and verify on the test split, and write a page about it.",
+            help="Static: also evaluate and verify on the test split, and write a page about it.",
             show_default=False,
         ),
     ] = None,
     json: Json = None,
 ) -> None:
-    """Quantize MODEL after training: an ONNX file in integers, or packed weights."""
+    """Quantize MODEL after training: an ONNX file in integers, or packed weights.
+
+    The recipe decides: W<bits>A<bits> is static, a file in integers; others are weight-only. An
+    option of the other kind is an error. Interrupted at medium or high effort, the best so far is
+    written.
+    """
     output = Output("quantize", json)
-    folder = out.with_name(f"{out.name}.bitsmith")
-    _check_effort(effort)
     from bitsmith.model.presets import make_recipe
 
     chosen = make_recipe(recipe)
+    refuse_idle(context, chosen, data, effort)
+    climb = checked_effort(effort)
+    samples = calibration_samples
+    if samples is None:
+        samples = CALIBRATION if climb == "low" else LEARNING
+    or_all = calibration_samples is None and climb != "low"
+    shape = parsed_shape(input_shape)
     if chosen.lane == "module":
         from bitsmith.zoo import load_model
 
-        asked = Packing(
-            out, data, calibration_samples, batch_size, seed, rounding, transform, ragged, json
-        )
+        draw = None
+        if data is not None:
+            draw = Draw(data, split, samples, batch_size, seed, shape=shape)
+        asked = Packing(out, draw, seed, rounding, transform, ragged, json)
         pack(output, load_model(model, weights, allow_pickle=allow_pickle), chosen, asked)
         return
-    if out.suffix != ".onnx":
-        raise InputError(f"--out {out}: the file's name must end in .onnx")
-    with Staging([out, folder, report, json_path(json)]) as staging:
+    check_out(out, weights_as)
+    folder, outputs = simulation(out), [out, simulation(out), report, json_path(json)]
+    check_checkpoint(checkpoint, outputs, folder=True)
+    with Staging(outputs) as staging:
         from bitsmith.model.ptq import ptq
         from bitsmith.model.targets import make_target
         from bitsmith.numbers.calibrators import make_calibrator
@@ -118,124 +185,57 @@ def quantize(
         with phase(seconds, "load"):
             loaded = load_model(model, weights, allow_pickle=allow_pickle)
             name = data_name(data, loaded.dataset)
-            train = calibration_split(name, split)
-            check_shape(loaded, train)
-            batches = calibration_batches(train, calibration_samples, batch_size, seed)
-            provenance = described(loaded, batches, seed, effort)
+            ladder = ladder_of(climb, name, samples, goal)
             test = None if report is None else report_split(name, split)
-        with phase(seconds, "quantize"), progress("calibrating", batches.samples) as advance:
+        with phase(seconds, "synthesize" if name == SYNTHETIC else "load"):
+            draw = Draw(name, split, samples, batch_size, seed, or_all, shape)
+            batches = calibration(loaded, draw, output)
+            training = None if ladder is None else training_of(batches, seed)
+            provenance = described(loaded, batches, seed, effort=climb)
+        with phase(seconds, "quantize"), stages() as begin:
+            staged = Staged(begin, batches.samples, training)
             quantized = ptq(
                 loaded.module, chosen, batches, target=target, machine=machine,
-                calibrator=calibrator, advance=advance,
+                calibrator=calibrator, effort=climb, ladder=ladder, seed=seed,
+                training=None if training is None else staged.epoch,
+                checkpoint=checkpoint, advance=staged.advance, progress=False,
             )  # fmt: skip
+        rungs = [dict(r) for r in quantized.provenance.get("rungs", [])]
+        stopped = bool(quantized.provenance.get("interrupted"))
+        provenance["method"] = method_of(quantized)
         with phase(seconds, "write"):
-            write_artefact(quantized, provenance, staging.path(out), staging.path(folder))
+            paths = staging.path(out), staging.path(folder)
+            write_artefact(quantized, provenance, *paths, weights_as)
         coverage_table(output, quantized.coverage)
-        _summary(output, quantized, loaded, staging.path(out).stat().st_size, seconds)
-        records = quantized_records(quantized, staging.path(out).stat().st_size, seconds)
-        if report is not None and test is not None:
-            paths = (staging.path(out), staging.path(report))
-            records += _reported(output, quantized, test, loaded.name, *paths)
+        if ladder is not None:
+            rungs_table(output, rungs, ladder.goal)
+        size = staging.path(out).stat().st_size
+        summary(output, quantized, loaded, size, seconds)
+        of_stages = rung_records(rungs, written_keys(quantized))
+        records = quantized_records(quantized, size, seconds["quantize"], of_stages)
+        if test is not None and report is not None and not stopped:
+            files = (staging.path(out), staging.path(report))
+            records += _reported(output, quantized, test, loaded.name, *files)
         output.json(records, staging)
     output.heading("Files")
     output.facts([("file", str(out)), ("simulation", f"{folder}/")])
-    if report is not None:
+    if report is not None and not stopped:
         output.facts([("report", str(report))])
-    output.line(f"next: bitsmith verify {out} --data {name}")
+    if stopped:
+        raise InterruptedWorkError(_left(out, rungs, checkpoint))
+    judge = (loaded.dataset or "DATA") if name == SYNTHETIC else name
+    output.line(f"next: bitsmith verify {out} --data {judge}")
 
 
-def _check_effort(effort: str) -> None:
-    if effort not in EFFORTS:
-        raise UnknownNameError("effort", effort, EFFORTS)
-    if effort != "low":
-        raise InputError(f"--effort {effort} does not exist yet; only low (ranges alone) does")
-
-
-def described(model: LoadedModel, batches: Batches, seed: int, effort: str) -> dict[str, Any]:
-    """Return where a quantized model comes from; goes into the file and into records."""
-    own = {
-        "model": model.name,
-        "weights_sha256": model.weights_sha256,
-        "dataset": batches.split.dataset,
-        "split": batches.split.name,
-        "data_sha256": batches.split.sha256,
-        "calibration_batch_size": batches.batch_size,
-        "seed": seed,
-        "effort": effort,
-    }
-    return {key: value for key, value in own.items() if value is not None}
-
-
-def write_artefact(
-    model: QuantizedModel, provenance: dict[str, Any], path: Path, folder: Path
-) -> None:
-    """Write the file and its simulation; the same inputs give the same bytes."""
-    from bitsmith.deploy.export import export
-    from bitsmith.model.store import save
-
-    for key in [k for k in model.provenance if k.endswith("_seconds")]:
-        del model.provenance[key]  # timings would make every file another
-    model.provenance.update(provenance)
-    export(model, path)
-    save(model, folder)
-
-
-def quantized_records(model: QuantizedModel, size: int, seconds: dict[str, float]) -> list[Record]:
-    """Return the summary, then one record per operator."""
-    from bitsmith.insight.measure import Record
-    from bitsmith.insight.records import coverage_records, quantized_keys, stored_bits
-
-    keys = quantized_keys(model)
-    summary = Record(
-        **keys,
-        n=model.provenance["calibration_samples"],
-        bytes=size,
-        bits_per_weight=stored_bits(model),
-        quantize_seconds=seconds["quantize"],
+def _left(out: Path, rungs: list[dict[str, object]], checkpoint: Path | None) -> str:
+    """Return what an interrupted command says."""
+    best = [str(r["name"]) for r in rungs if r["kept"]][-1]
+    again = (
+        "--checkpoint DIR would have kept what was done"
+        if checkpoint is None
+        else f"the same command goes on from {checkpoint}"
     )
-    return [summary, *coverage_records(model.coverage, keys)]
-
-
-def _summary(
-    output: Output,
-    model: QuantizedModel,
-    loaded: LoadedModel,
-    size: int,
-    seconds: dict[str, float],
-) -> None:
-    from bitsmith.insight.records import stored_bits
-
-    float_bytes = 4 * sum(p.numel() for p in loaded.module.parameters())
-    found = model.provenance
-    integer = sum(row.macs_share for row in model.coverage if row.outcome == "integer")
-    rows = [row for row in model.coverage if row.weight_bits is not None]
-    weighted = sum(row.macs_share for row in rows)
-    bits = (
-        sum((row.weight_bits or 0) * row.macs_share for row in rows) / weighted if weighted else 0
-    )
-    stored = stored_bits(model)
-    output.heading("Summary")
-    output.facts(
-        [
-            ("recipe", f"{model.recipe.name}, calibrator {found['calibrator']}"),
-            ("target", f"{model.target}, exact on machine {model.machine!r}"),
-            (
-                "calibration",
-                f"{found['calibration_samples']} samples of {found['dataset']} {found['split']}, "
-                f"seed {found['seed']}, data sha256 {found['data_sha256'][:12]}…",
-            ),
-            ("in integers", f"{100 * integer:.2f} % of multiply-accumulates"),
-            (
-                "size",
-                f"{amount(size)}; float32 weights {amount(float_bytes)} ({size / float_bytes:.3f})",
-            ),
-            (
-                "bits per weight",
-                "-" if stored is None else f"{stored:.2f} stored, {bits:.2f} effective (by MACs)",
-            ),
-            ("seconds", ", ".join(f"{k} {v:.1f}" for k, v in seconds.items())),
-        ]
-    )
+    return f"interrupted; the best so far (after {best}) was written to {out}; {again}"
 
 
 def _reported(

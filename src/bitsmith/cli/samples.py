@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from bitsmith.cli.synthetic import refuse_synthetic
+from bitsmith.cli.texts import is_text
 from bitsmith.errors import DataError, InputError
 
 if TYPE_CHECKING:
@@ -17,6 +19,7 @@ __all__ = [
     "check_inputs",
     "check_shape",
     "data_name",
+    "enough_samples",
     "report_split",
     "test_split",
 ]
@@ -59,9 +62,15 @@ def calibration_split(data: str, split: str | None) -> Split:
 
 
 def test_split(data: str, split: str | None) -> Split:
-    """Return the split called ``split``, by default the test split, of ``data``."""
+    """Return the split called ``split``, by default the test split, of ``data``.
+
+    Raises:
+        InputError: ``data`` is synthetic: it does not judge.
+        DataError, UnknownNameError: as :func:`~bitsmith.data.load_dataset`.
+    """
     from bitsmith.data import load_dataset
 
+    refuse_synthetic(data, "verifying or evaluating")
     return load_dataset(data, split=split).split(split or "test")
 
 
@@ -69,10 +78,16 @@ def report_split(data: str, split: str | None) -> Split:
     """Return the test split for a report on what was calibrated on ``data``.
 
     Raises:
-        InputError: there is none.
+        InputError: there is none, or it is of texts.
     """
     from bitsmith.data import load_dataset
 
+    refuse_synthetic(data, "--report")
+    if is_text(data):
+        raise InputError(
+            f"--report measures accuracy on labelled samples, and {data!r} is a text data set; "
+            f"leave --report away, and then: bitsmith evaluate FILE --data {data} --reference MODEL"
+        )
     dataset = load_dataset(data, split=split)
     if "test" not in dataset.splits:
         raise InputError(
@@ -90,10 +105,7 @@ def calibration_batches(split: Split, samples: int, batch_size: int, seed: int) 
     """
     from bitsmith.model.calibrate import MIN_SAMPLES
 
-    if samples < MIN_SAMPLES:
-        raise DataError(
-            f"--calibration-samples {samples}: calibration needs at least {MIN_SAMPLES} samples"
-        )
+    enough_samples(samples)
     if split.n < samples:
         enough = split.n >= MIN_SAMPLES
         remedy = f", or ask for fewer with --calibration-samples {split.n}" if enough else ""
@@ -102,6 +114,20 @@ def calibration_batches(split: Split, samples: int, batch_size: int, seed: int) 
             f"was to draw {samples} (at least {MIN_SAMPLES}); give more data{remedy}"
         )
     return split.batches(batch_size, limit=samples, seed=seed)
+
+
+def enough_samples(samples: int) -> None:
+    """Refuse to calibrate on so few samples that they do not show a range.
+
+    Raises:
+        DataError: fewer were asked for.
+    """
+    from bitsmith.model.calibrate import MIN_SAMPLES
+
+    if samples < MIN_SAMPLES:
+        raise DataError(
+            f"--calibration-samples {samples}: calibration needs at least {MIN_SAMPLES} samples"
+        )
 
 
 def check_shape(model: LoadedModel, split: Split) -> None:
@@ -129,7 +155,14 @@ def check_inputs(model: QuantizedModel, split: Split) -> None:
     Raises:
         DataError: the shapes differ.
     """
-    expected = model.program.graph.inputs[0].shape[1:]
+    first, *more = model.program.graph.inputs
+    if more or first.dtype != "float32":
+        takes = ", ".join(f"{i.name} ({i.dtype})" for i in model.program.graph.inputs)
+        raise DataError(
+            f"data {split.dataset!r} has one float sample per row; the model takes {takes}: pass "
+            "the data set it was calibrated on"
+        )
+    expected = first.shape[1:]
     given = split.input_shape
     fits = len(expected) == len(given) and all(
         e in (-1, g) for e, g in zip(expected, given, strict=True)

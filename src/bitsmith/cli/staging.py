@@ -14,6 +14,9 @@ from bitsmith.errors import InputError
 
 __all__ = ["Staging"]
 
+#: One of these is in every folder that bitsmith wrote: a graph in integers, or packed weights.
+_WRITTEN = ("graph.json", "quantization.json")
+
 
 @final
 class Staging:
@@ -102,7 +105,7 @@ class Staging:
 def _fault(path: Path) -> str | None:
     parent = path.parent
     if path.name.endswith(".bitsmith"):
-        if path.exists() and not (path / "graph.json").is_file():
+        if path.exists() and not any((path / name).is_file() for name in _WRITTEN):
             return f"{path} cannot be replaced: it is not a folder that bitsmith wrote"
     elif path.exists() and not path.is_file():
         return f"{path} cannot be written: it is a folder or a device, not a file"

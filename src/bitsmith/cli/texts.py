@@ -1,4 +1,4 @@
-"""``bitsmith evaluate`` on a text data set: its samples, its table, its records."""
+"""Text data sets: their samples as token batches, and ``bitsmith evaluate`` on them."""
 
 from __future__ import annotations
 
@@ -6,17 +6,28 @@ from typing import TYPE_CHECKING, Any
 
 from bitsmith.cli.output import progress
 from bitsmith.cli.tables import amount
-from bitsmith.errors import InputError
+from bitsmith.errors import DataError, InputError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from bitsmith.cli.output import Output
     from bitsmith.data.token_rows import TokenPairs, TokenRows
     from bitsmith.insight.measure import Record
     from bitsmith.insight.subject import Subject
     from bitsmith.insight.text_evaluation import TextEvaluation
+    from bitsmith.model.quantized import QuantizedModel
     from bitsmith.zoo import LoadedModel
 
-__all__ = ["evaluate_texts", "is_text", "text_split"]
+__all__ = [
+    "check_token_inputs",
+    "check_tokens",
+    "evaluate_texts",
+    "is_text",
+    "text_split",
+    "texts_to_compare",
+    "token_batches",
+]
 
 
 def is_text(name: str) -> bool:
@@ -33,6 +44,61 @@ def text_split(name: str, split: str | None, limit: int | None) -> TokenRows | T
     dataset = load_text(name)
     found = dataset.split(split or dataset.splits[-1])
     return found if limit is None else found.take(range(min(limit, found.n)))
+
+
+def texts_to_compare(
+    name: str, split: str | None, samples: int, seed: int
+) -> tuple[TokenRows, dict[str, Any]]:
+    """Return at most ``samples`` texts drawn at random, and what records say of them.
+
+    Of pairs the first texts are taken.
+    """
+    from bitsmith.data.token_rows import TokenPairs
+
+    found = text_split(name, split, None)
+    rows = found.first if isinstance(found, TokenPairs) else found
+    about = {"dataset": name, "split": found.name, "data_sha256": found.sha256, "seed": seed}
+    return rows.sample(min(samples, rows.n), seed=seed), about
+
+
+def token_batches(rows: TokenRows, batch_size: int, *, mask: bool) -> list[tuple[Tensor, ...]]:
+    """Return all rows as ``(ids, mask)`` or ``(ids,)``, int64 [B, T] each, by length."""
+    batches = [rows.padded(group) for group in rows.groups(batch_size)]
+    return [(ids, ones) if mask else (ids,) for ids, ones in batches]
+
+
+def check_tokens(model: LoadedModel, dataset: str) -> None:
+    """Refuse a text data set whose tokens are not those of a zoo model.
+
+    Raises:
+        InputError: the model is for other data.
+    """
+    if model.dataset not in (None, dataset):
+        raise InputError(
+            f"text data set {dataset!r} has the tokens of another model; {model.name!r} is for "
+            f"{model.dataset!r}"
+        )
+
+
+def check_token_inputs(model: QuantizedModel, dataset: str) -> None:
+    """Refuse a text data set that a quantized model was not captured for.
+
+    Raises:
+        DataError: the model takes no token ids (and their mask), or ids of another vocabulary.
+    """
+    inputs = model.program.graph.inputs
+    if len(inputs) > 2 or any(i.dtype not in ("int64", "bool") for i in inputs):
+        takes = ", ".join(f"{i.name} ({i.dtype} {list(i.shape)})" for i in inputs)
+        raise DataError(
+            f"text data set {dataset!r} has token ids and their mask; the model takes {takes}: "
+            "pass the data set it was calibrated on"
+        )
+    known = model.provenance.get("dataset", dataset)
+    if is_text(known) and known != dataset:
+        raise DataError(
+            f"text data set {dataset!r} has the tokens of another model; this one was calibrated "
+            f"on {known!r}"
+        )
 
 
 def evaluate_texts(
@@ -73,11 +139,7 @@ def _ready(found: Subject | LoadedModel, dataset: str, runtime: str | None) -> S
 
     if not isinstance(found, LoadedModel):
         return found
-    if found.dataset not in (None, dataset):
-        raise InputError(
-            f"text data set {dataset!r} has the tokens of another model; {found.name!r} is for "
-            f"{found.dataset!r}"
-        )
+    check_tokens(found, dataset)
     if runtime not in (None, "torch"):
         raise InputError(
             f"--runtime {runtime}: a MODEL of text runs in torch; export it, and evaluate the file"

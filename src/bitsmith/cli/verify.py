@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,8 +13,12 @@ from bitsmith.cli.output import Output, json_path, progress
 from bitsmith.cli.samples import check_inputs, data_name, test_split
 from bitsmith.cli.staging import Staging
 from bitsmith.cli.tables import verification_tables
+from bitsmith.cli.texts import check_token_inputs, is_text, texts_to_compare, token_batches
 from bitsmith.cli.verify_outputs import verify_outputs
 from bitsmith.errors import CheckFailedError, InputError
+
+if TYPE_CHECKING:
+    from bitsmith.model.quantized import QuantizedModel
 
 __all__ = ["verify"]
 
@@ -24,7 +29,10 @@ def verify(
         typer.Argument(metavar="ARTEFACT", help="An .onnx file with its .onnx.bitsmith folder."),
     ],
     data: Data = None,
-    split: Annotated[str | None, typer.Option(help="Default: test.", show_default=False)] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(help="Default: test; of texts, the one that judges.", show_default=False),
+    ] = None,
     samples: Annotated[int, typer.Option(min=1, help="Inputs to compare.")] = 256,
     batch_size: BatchSize = 64,
     seed: Seed = 0,
@@ -53,28 +61,37 @@ def verify(
         if not isinstance(model, QuantizedModel):
             records = verify_outputs(
                 output, model, artefact, data=data, split=split, samples=samples,
-                batch_size=batch_size, runtime=runtime, threads=threads,
+                batch_size=batch_size, seed=seed, runtime=runtime, threads=threads,
             )  # fmt: skip
             output.json(records, staging)
             return
-        chosen = test_split(data_name(data, model.provenance.get("dataset")), split)
-        check_inputs(model, chosen)
-        count = min(samples, chosen.n)
-        batches = chosen.batches(batch_size, limit=count, seed=seed)
+        name = data_name(data, model.provenance.get("dataset"))
+        batches, count, about = _batches(model, name, split, samples, batch_size, seed)
         with progress("verifying", count) as advance:
             found = compare(
                 model, artefact, batches, runtime=runtime, samples=count,
                 threads=threads, advance=advance,
             )  # fmt: skip
         verification_tables(output, found)
-        keys = quantized_keys(model) | {
-            "dataset": chosen.dataset,
-            "split": chosen.name,
-            "data_sha256": chosen.sha256,
-            "seed": seed,
-        }
+        keys = quantized_keys(model) | about
         output.json(verification_records(found, keys), staging)
     if not found.passed:
         raise CheckFailedError(
             f"{artefact} does not hold on {runtime}: {'; '.join(found.failures)}"
         )
+
+
+def _batches(
+    model: QuantizedModel, name: str, split: str | None, samples: int, batch_size: int, seed: int
+) -> tuple[Iterable[Any], int, dict[str, Any]]:
+    """Return what to compare on, how many samples that is, and what records say of them."""
+    if is_text(name):
+        check_token_inputs(model, name)
+        rows, about = texts_to_compare(name, split, samples, seed)
+        mask = len(model.program.graph.inputs) == 2
+        return token_batches(rows, batch_size, mask=mask), rows.n, about
+    chosen = test_split(name, split)
+    check_inputs(model, chosen)
+    count = min(samples, chosen.n)
+    about = {"dataset": chosen.dataset, "split": chosen.name, "data_sha256": chosen.sha256}
+    return chosen.batches(batch_size, limit=count, seed=seed), count, about | {"seed": seed}

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bitsmith.cli.samples import data_name, test_split
-from bitsmith.cli.texts import is_text, text_split
+from bitsmith.cli.texts import is_text, texts_to_compare, token_batches
 from bitsmith.errors import CheckFailedError, DataError
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ def verify_outputs(
     split: str | None,
     samples: int,
     batch_size: int,
+    seed: int,
     runtime: str,
     threads: int | None,
 ) -> list[Record]:
@@ -45,8 +46,9 @@ def verify_outputs(
     from bitsmith.insight.measure import Record
     from bitsmith.model.stream import weight_stream
 
-    batches, about = _batches(data, split, samples, batch_size)
     session = open_session(artefact, runtime, threads=threads)
+    mask = len(session.input_names) > 1
+    batches, about = _batches(data, split, samples, batch_size, seed, mask)
     found = compare_outputs(model.eval(), session, batches)
     dynamic = bool(weight_stream(model).dynamic)
     output.heading(f"Outputs in {runtime} against the packed module")
@@ -68,20 +70,14 @@ def verify_outputs(
 
 
 def _batches(
-    data: str | None, split: str | None, samples: int, batch_size: int
+    data: str | None, split: str | None, samples: int, batch_size: int, seed: int, mask: bool
 ) -> tuple[list[Any], dict[str, Any]]:
-    from bitsmith.data.token_rows import TokenPairs
-
     if data is None:
         raise DataError("a file with packed weights does not say what it is for: pass --data")
     if is_text(data):
-        found = text_split(data, split, samples)
-        rows = found.first if isinstance(found, TokenPairs) else found
-        batches: list[Any] = [rows.padded(group) for group in rows.groups(batch_size)]
-        if data == "tinystories":  # its model takes ids alone
-            batches = [(ids,) for ids, _ in batches]
-        return batches, {"dataset": data, "split": found.name, "data_sha256": found.sha256}
+        rows, told = texts_to_compare(data, split, samples, seed)
+        return token_batches(rows, batch_size, mask=mask), told
     chosen = test_split(data_name(data, None), split)
-    taken = chosen.batches(batch_size, limit=min(samples, chosen.n), seed=0)
+    taken = chosen.batches(batch_size, limit=min(samples, chosen.n), seed=seed)
     about = {"dataset": chosen.dataset, "split": chosen.name, "data_sha256": chosen.sha256}
-    return [(x,) for x, _ in taken], about
+    return [(x,) for x, _ in taken], about | {"seed": seed}

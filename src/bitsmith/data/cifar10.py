@@ -9,6 +9,7 @@ from typing import Any, ClassVar, final
 from numpy.typing import NDArray
 
 from bitsmith.data.archives import cifar10_arrays
+from bitsmith.data.augment import Augmentation
 from bitsmith.data.dataset import Dataset
 from bitsmith.data.fetch import Source, obtain
 from bitsmith.data.npz import read_npz
@@ -53,6 +54,7 @@ class Cifar10(Dataset, name="cifar10"):
             Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), channels="last"),
             f"CIFAR-10, official {split} split{part}",
             classes=10,
+            augmentation=Augmentation(crop=4, flip=True),
         )
 
 

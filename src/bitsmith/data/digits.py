@@ -6,6 +6,7 @@ from typing import final
 
 import numpy as np
 
+from bitsmith.data.augment import Augmentation
 from bitsmith.data.dataset import Dataset
 from bitsmith.data.split import Split
 
@@ -32,4 +33,12 @@ class Digits(Dataset, name="digits"):
         )
         at = self.splits.index(split)
         origin = "scikit-learn load_digits (UCI optdigits test set), fixed stratified split"
-        return Split(self.name, split, parts[at], parts[2 + at], provenance=origin, classes=10)
+        return Split(
+            self.name,
+            split,
+            parts[at],
+            parts[2 + at],
+            provenance=origin,
+            classes=10,
+            augmentation=Augmentation(crop=1),  # a mirrored digit is another sign, or none
+        )

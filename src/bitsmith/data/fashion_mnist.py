@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar, final
 
 from bitsmith.data.archives import IDX_FILES, idx_arrays
+from bitsmith.data.augment import Augmentation
 from bitsmith.data.dataset import Dataset
 from bitsmith.data.fetch import Source, obtain
 from bitsmith.data.npz import npz_shape, read_npz
@@ -62,4 +63,5 @@ class FashionMnist(Dataset, name="fashion-mnist"):
             Normalization((0.2860,), (0.3530,), channels="none"),
             origin,
             classes=10,
+            augmentation=Augmentation(crop=2, flip=True),
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar, final
 
 from bitsmith.data.archives import IDX_FILES, idx_arrays
+from bitsmith.data.augment import Augmentation
 from bitsmith.data.dataset import Dataset
 from bitsmith.data.fetch import Source, obtain
 from bitsmith.data.npz import npz_shape, read_npz
@@ -52,4 +53,5 @@ class Mnist(Dataset, name="mnist"):
             Normalization((0.1307,), (0.3081,), channels="none"),
             "MNIST, official split" if official else f"{path.name}, not the size of the official",
             classes=10,
+            augmentation=Augmentation(crop=2),  # a mirrored digit is another sign, or none
         )

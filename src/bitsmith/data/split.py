@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from bitsmith.data.augment import Augmentation
 from bitsmith.errors import DataError
 
 __all__ = ["Batches", "Normalization", "Split"]
@@ -20,6 +21,7 @@ __all__ = ["Batches", "Normalization", "Split"]
 Array = NDArray[Any]
 
 _CHUNK = 4096
+_NONE = Augmentation()
 
 
 @final
@@ -61,6 +63,18 @@ class Normalization:
             return (1, *raw)
         return raw if self.channels == "first" else (raw[-1], *raw[:-1])
 
+    @property
+    def limits(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """The least and the greatest model-ready value of each channel of uint8 samples.
+
+        Raises:
+            DataError: samples are float, which have no limits.
+        """
+        if not self.mean:
+            raise DataError("float samples have no limits: this normalization has no mean and std")
+        low = tuple((0 - m) / s for m, s in zip(self.mean, self.std, strict=True))
+        return low, tuple((1 - m) / s for m, s in zip(self.mean, self.std, strict=True))
+
     def __call__(self, x: Array) -> Tensor:
         """Return the model-ready copy of ``x`` [N, …], float32 [N, C, …]."""
         batch = torch.tensor(x).to(torch.float32)  # a copy: models may work in place
@@ -89,6 +103,7 @@ class Split:
         normalization: how ``x`` becomes model-ready.
         provenance: where the samples come from, in words.
         classes: the number of classes, or None without labels.
+        augmentation: what may be done to a sample in training without changing what it shows.
 
     Raises:
         DataError: on construction: no samples; NaN or infinity in ``x``; ``x`` of a type or
@@ -103,6 +118,7 @@ class Split:
     normalization: Normalization = Normalization()
     provenance: str = ""
     classes: int | None = None
+    augmentation: Augmentation = _NONE
 
     def __post_init__(self) -> None:
         faults = [*_faults_of_samples(self.x, self.normalization)]

@@ -58,7 +58,11 @@ class TokenRows:
 
     @classmethod
     def of(
-        cls, rows: Sequence[Sequence[int]], dataset: str, name: str, provenance: str = ""
+        cls,
+        rows: Sequence[Sequence[int] | Array],
+        dataset: str,
+        name: str,
+        provenance: str = "",
     ) -> TokenRows:
         """Return the rows given one by one."""
         ids = np.concatenate([np.asarray(row, np.int64) for row in rows] or [np.zeros(0, int)])
@@ -90,13 +94,13 @@ class TokenRows:
     def take(self, index: Sequence[int] | Array) -> TokenRows:
         """Return the rows ``index``, in its order."""
         rows = [self.row(int(i)) for i in index]
-        return TokenRows.of(rows, self.dataset, self.name, self.provenance)  # type: ignore[arg-type]
+        return TokenRows.of(rows, self.dataset, self.name, self.provenance)
 
     def cut(self, length: int) -> TokenRows:
         """Return the rows, each cut to its first ``length`` tokens."""
         _at_least_one("length", length)
         rows = [self.row(i)[:length] for i in range(self.n)]
-        return TokenRows.of(rows, self.dataset, self.name, self.provenance)  # type: ignore[arg-type]
+        return TokenRows.of(rows, self.dataset, self.name, self.provenance)
 
     def sample(self, n: int, *, seed: int = 0) -> TokenRows:
         """Return ``n`` rows drawn at random without replacement, the same for the same seed.

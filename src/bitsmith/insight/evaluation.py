@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bitsmith.errors import DataError
 from bitsmith.insight.measure import Latency, latency, paired_difference, wilson_interval
-from bitsmith.model.evaluate import correct, predict
+from bitsmith.model.evaluate import Inputs, correct, evaluating, inputs_and_labels, predict
 
 __all__ = ["LATENCY_BATCHES", "Difference", "Evaluation", "difference", "evaluate"]
 
@@ -85,7 +85,7 @@ class Difference:
 
 def evaluate(
     name: str,
-    call: Callable[[Tensor], Any],
+    call: Callable[..., Any],
     batches: Iterable[Any],
     *,
     runtime: str,
@@ -99,14 +99,16 @@ def evaluate(
 
     Args:
         name, runtime, method, bytes: kept as they are.
-        call: batch x [B, …] → logits [B, classes].
-        batches: ``(x, y)`` or ``x``; can be iterated more than once.
+        call: batch x [B, …], or several such inputs, → logits [B, classes].
+        batches: as :func:`~bitsmith.model.evaluate.predict` takes them: ``(x, y)``, ``x``,
+            ``((ids, mask), y)`` …; can be iterated more than once.
         latency_repeats: timed calls at each of `LATENCY_BATCHES`; 0 times nothing.
         latency_seconds: no timed call starts after this time.
         advance: told the number of samples of each batch.
 
     Raises:
-        DataError: no batches, outputs that are not logits [B, classes], labels that do not fit.
+        DataError: no batches, or no samples left to time; outputs that are not logits
+            [B, classes]; inputs or labels that do not fit.
     """
     logits, labels = predict(call, _counted(batches, advance))
     if logits.ndim != 2:
@@ -119,10 +121,10 @@ def evaluate(
     if latency_repeats:
         first = _first(batches)
         for size in LATENCY_BATCHES:
-            x = first.repeat(-(-size // len(first)), *[1] * (first.ndim - 1))[:size].contiguous()
-            with torch.no_grad():
+            batch = first.of_size(size)
+            with evaluating(call), torch.no_grad():
                 times[size] = latency(
-                    functools.partial(call, x),
+                    functools.partial(batch.call, call),
                     repeats=latency_repeats,
                     seconds=latency_seconds,
                 )
@@ -145,12 +147,19 @@ def difference(subject: Evaluation, reference: Evaluation) -> Difference:
 
 
 def _counted(batches: Iterable[Any], advance: Callable[[int], None] | None) -> Iterator[Any]:
-    for batch in batches:
+    for number, batch in enumerate(batches):
         yield batch
         if advance is not None:
-            advance(len(batch[0] if isinstance(batch, tuple | list) else batch))
+            advance(len(inputs_and_labels(batch, number)[0]))
 
 
-def _first(batches: Iterable[Any]) -> Tensor:
-    batch = next(iter(batches))
-    return torch.as_tensor(batch[0] if isinstance(batch, tuple | list) else batch)
+def _first(batches: Iterable[Any]) -> Inputs:
+    """Return the inputs of the first batch that has samples."""
+    for number, batch in enumerate(batches):
+        inputs, _ = inputs_and_labels(batch, number)
+        if len(inputs):
+            return inputs
+    raise DataError(
+        "no samples are left to time: the batches are empty, or an iterator is used up; give a "
+        "list, or latency_repeats=0"
+    )

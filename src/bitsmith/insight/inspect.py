@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, final
 
@@ -11,12 +11,15 @@ from torch import Tensor, nn
 
 from bitsmith.errors import WeightsError
 from bitsmith.insight.measure import Record
-from bitsmith.insight.storage import ModelSize, model_sizes
+from bitsmith.insight.storage import ModelSize, granularity_name, model_sizes
 from bitsmith.model.graph import Graph, capture, simplify
 from bitsmith.model.graph.macs import macs_by_node
+from bitsmith.model.owners import memory_key
 from bitsmith.model.place import place
 from bitsmith.model.presets import make_recipe
 from bitsmith.model.quantized import CoverageRow
+from bitsmith.model.recipe import Recipe
+from bitsmith.model.swap import plan_modules
 from bitsmith.model.targets import make_target
 from bitsmith.numbers import PerChannel, Scheme, integer_format, quantize
 
@@ -78,7 +81,9 @@ class Inspection:
         parameters: trainable numbers.
         sizes: what it takes with all weights in one format, for each format.
         weights: one entry per weight, batch norms folded in where the model could be captured.
-        coverage: what a recipe would do to each operator; empty when not captured.
+        coverage: what a recipe would do to each operator, or to each weight where it packs
+            weights (a group size that does not divide its rows leaves one float here, and is an
+            error of quantizing unless it is told so); empty when not captured.
         why_not: why it is empty.
     """
 
@@ -116,7 +121,10 @@ def inspect(
         return Inspection(count, sizes, facts, why_not="no example of the input is known")
     graph = simplify(capture(module, example))
     facts = [weight_facts(n, op, w) for n, op, w in _graph_weights(graph)]
-    return Inspection(count, sizes, facts, _coverage(graph, recipe, target))
+    chosen = make_recipe(recipe)
+    if chosen.lane == "module":
+        return Inspection(count, sizes, facts, _weight_coverage(module, graph, chosen))
+    return Inspection(count, sizes, facts, _coverage(graph, chosen, target))
 
 
 def weight_facts(layer: str, op: str, weight: Tensor) -> WeightFacts:
@@ -225,8 +233,32 @@ def _graph_weights(graph: Graph) -> Iterator[tuple[str, str, Tensor]]:
             yield node.name, node.op, weight
 
 
-def _coverage(graph: Graph, recipe: str, target: str) -> list[CoverageRow]:
-    outcomes = place(graph, make_target(target), make_recipe(recipe)).outcomes
+def _weight_coverage(module: nn.Module, graph: Graph, recipe: Recipe) -> list[CoverageRow]:
+    """Return what a recipe that packs weights does to each; the share of MACs is its layer's."""
+    plan = plan_modules(module, recipe, ragged="float")
+    macs = macs_by_node(graph)
+    total = sum(macs.values()) or 1
+    first: dict[Hashable, str] = {}
+    rows = []
+    for owner in plan.owners:
+        for leaf in owner.weights:
+            name = f"{owner.name}.{leaf}" if owner.name else leaf
+            known = first.setdefault(memory_key(owner.module.get_parameter(leaf)), name)
+            scheme = plan.schemes.get(known)
+            outcome, reason = "float", plan.reasons.get(known, "")
+            if scheme is not None:
+                outcome = "packed"
+                reason = f"{scheme.format.name}, {granularity_name(scheme.granularity)}"
+            if known != name:
+                outcome, reason = "tied", f"tied to {known}"
+            share = macs.get(owner.name, 0) / total
+            bits = None if scheme is None else float(scheme.format.bits)
+            rows.append(CoverageRow(name, owner.op, outcome, reason, share, bits))
+    return rows
+
+
+def _coverage(graph: Graph, recipe: Recipe, target: str) -> list[CoverageRow]:
+    outcomes = place(graph, make_target(target), recipe).outcomes
     macs = macs_by_node(graph)
     total = sum(macs.values()) or 1
     return [

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, final
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from bitsmith.data.token_rows import TokenPairs, TokenRows
 from bitsmith.errors import DataError
+from bitsmith.model.evaluate import evaluating
 
 __all__ = ["ChunkLosses", "chunk_losses", "sentence_scores"]
 
@@ -93,7 +93,7 @@ def chunk_losses(
         raise DataError(f"{short} of {rows.n} rows have 1 token; a loss needs a token to predict")
     sums = torch.zeros(rows.n, dtype=torch.float64)
     size = max(1, batch_tokens // int(rows.lengths.max()))
-    with _evaluating(model), torch.no_grad():
+    with evaluating(model), torch.no_grad():
         for index in rows.groups(size):
             ids, mask = rows.padded(index)
             logits = torch.as_tensor(model(ids)).detach().cpu()
@@ -127,7 +127,7 @@ def _encoded(
 ) -> Tensor:
     """Return the vectors of all rows, float64 [N, D]."""
     vectors: Tensor | None = None
-    with _evaluating(encode), torch.no_grad():
+    with evaluating(encode), torch.no_grad():
         for index in rows.groups(batch_size):
             ids, mask = rows.padded(index, length)
             if length is not None and len(ids) < batch_size:
@@ -153,18 +153,3 @@ def _encoded(
             "the model's weights"
         )
     return vectors
-
-
-@contextmanager
-def _evaluating(model: object) -> Iterator[None]:
-    """Put a module and what it contains in evaluation mode, and restore each mode after."""
-    if not isinstance(model, nn.Module):
-        yield
-        return
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training

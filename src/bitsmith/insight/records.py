@@ -25,8 +25,8 @@ _PROVENANCE = ("model", "dataset", "split", "data_sha256", "seed", "effort", "ca
 
 def quantized_keys(model: QuantizedModel) -> dict[str, Any]:
     """Return what every record about a quantized model says of how it was made."""
-    given = [rule.weight for rule in model.recipe.rules if rule.weight is not None]
-    weight = given[-1] if given else None  # the last rule is the general one
+    given = [rule for rule in model.recipe.rules if rule.weight is not None]
+    general = given[-1] if given else None  # the last rule is the general one
     keys: dict[str, Any] = {k: v for k, v in model.provenance.items() if k in _PROVENANCE}
     keys |= {
         "recipe": model.recipe.name,
@@ -35,8 +35,8 @@ def quantized_keys(model: QuantizedModel) -> dict[str, Any]:
         "target": model.target,
         "machine_target": model.machine,
     }
-    if weight is not None:
-        keys["weight_bits"] = weight.format.bits
+    if general is not None and (weight := general.weight) is not None:
+        keys["weight_bits"] = general.table_bits or weight.format.bits
         keys["granularity"] = (
             "per-channel" if weight.granularity.scale_shape((2, 2)) else "per-tensor"
         )
@@ -57,9 +57,9 @@ def described_keys(described: Mapping[str, Any]) -> dict[str, Any]:
 
 def stored_bits(model: QuantizedModel) -> float | None:
     """Return bits per weight over all quantized layers, scales included; None without any."""
-    tensors = [layer.weight for layer in model.program.layers.values()]
-    count = sum(q.codes.numel() for q in tensors)
-    return 8 * sum(q.nbytes for q in tensors) / count if count else None
+    layers = model.program.layers.values()
+    count = sum(layer.weight.codes.numel() for layer in layers)
+    return 8 * sum(layer.nbytes for layer in layers) / count if count else None
 
 
 def coverage_records(rows: Iterable[CoverageRow], keys: Mapping[str, Any]) -> list[Record]:

@@ -30,7 +30,8 @@ class Subject:
 
     Attributes:
         name: what reports call it.
-        call: batch x → logits.
+        call: batch x → logits; what is captured for a mask as well takes it second, and has two
+            ``input_names``.
         runtime: ``onnxruntime``, ``openvino``, ``torch`` or ``simulation``.
         method: ``float`` or ``ptq``; None for a file that bitsmith did not write.
         bytes: of the file; None for what has none.
@@ -38,7 +39,7 @@ class Subject:
     """
 
     name: str
-    call: Callable[[Tensor], Any]
+    call: Callable[..., Any]
     runtime: str
     method: str | None
     bytes: int | None
@@ -109,21 +110,27 @@ def open_artefact(
         size = path.stat().st_size if path.is_file() else None
         if not isinstance(model, QuantizedModel):  # packed weights, which torch runs
             size = sum(f.stat().st_size for f in folder.iterdir()) if size is None else size
-            return Subject(path.name, _plain(model), "torch", "ptq", size)
-        return Subject(path.name, _plain(model), "simulation", "ptq", size, _of_model(model))
+            return Subject(path.name, _Plain(model), "torch", "ptq", size)
+        return Subject(path.name, _Plain(model), "simulation", "ptq", size, _of_model(model))
     described = _metadata(path)
     method = "ptq" if "recipe" in described else None
     session = open_session(path, runtime, threads=threads)
     return Subject(path.name, session, runtime, method, path.stat().st_size, described)
 
 
-def _plain(model: nn.Module) -> Callable[[Tensor], Any]:
-    def run(x: Tensor) -> Any:
-        with torch.no_grad():
-            output = model(x)
-        return output[0] if isinstance(output, tuple) else output
+@final
+class _Plain:
+    """A module without gradients: its first output; says as a session does what it takes."""
 
-    return run
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        graph = model.program.graph if isinstance(model, QuantizedModel) else None
+        self.input_names = [] if graph is None else [i.name for i in graph.inputs]
+
+    @torch.no_grad()
+    def __call__(self, *inputs: Tensor) -> Any:
+        output = self._model(*inputs)
+        return output[0] if isinstance(output, tuple) else output
 
 
 def _of_model(model: QuantizedModel) -> dict[str, Any]:

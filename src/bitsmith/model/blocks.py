@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from bitsmith.errors import DataError
 from bitsmith.model.owners import Owner
 from bitsmith.numbers.statistics import Gram, Statistic
 
-__all__ = ["Block", "input_statistics", "owner_blocks"]
+__all__ = ["Block", "as_arguments", "input_statistics", "named_arguments", "owner_blocks"]
 
 
 @final
@@ -97,6 +98,23 @@ def as_arguments(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
         "a calibration batch is a tensor, a tuple of positional or a dict of keyword arguments, "
         f"not {type(batch).__name__}"
     )
+
+
+def named_arguments(model: nn.Module, batch: Any) -> Tensor | dict[str, Any]:
+    """Return a batch as one tensor, or as keyword arguments of the model.
+
+    Raises:
+        DataError: it is no batch, or its arguments are not those of ``model``.
+    """
+    arguments, keywords = as_arguments(batch)
+    if len(arguments) == 1 and isinstance(arguments[0], Tensor):
+        return arguments[0]
+    try:
+        return inspect.signature(model.forward).bind(*arguments, **keywords).arguments
+    except TypeError as error:
+        raise DataError(
+            f"a calibration batch is no input of {type(model).__name__}: {error}"
+        ) from None
 
 
 class _EndOfBlock(Exception):

@@ -20,7 +20,6 @@ from bitsmith.model.targets import Target
 from bitsmith.numbers.affine import scale_zero_point
 from bitsmith.numbers.calibrators import Calibrator
 from bitsmith.numbers.encoding import Encoding
-from bitsmith.numbers.scheme import Scheme
 from bitsmith.numbers.statistics import Statistic
 
 __all__ = ["MIN_SAMPLES", "as_inputs", "encodings", "gather"]
@@ -73,7 +72,6 @@ def _as_input(x: Tensor) -> Tensor:
 
 
 def gather(
-    graph: Graph,
     placement: Placement,
     calibrator: Calibrator,
     batches: Iterable[Any],
@@ -92,7 +90,8 @@ def gather(
         DataError: no batches, too few samples, inputs of the wrong shape, NaN or infinite values
             (in the data, or in the activations of a named layer).
     """
-    wanted = {root: calibrator.statistic() for root in _roots(graph, placement)}
+    graph = placement.graph
+    wanted = {root: calibrator.statistic() for root in _roots(placement)}
     samples = 0
     with torch.no_grad():
         for batch in _checked(graph, batches):
@@ -109,55 +108,60 @@ def gather(
 
 
 def encodings(
-    graph: Graph,
     placement: Placement,
     target: Target,
     calibrator: Calibrator,
-    scheme: Scheme,
     statistics: dict[str, Statistic],
 ) -> dict[str, Encoding]:
     """Return the encoding of every quantized tensor; members of a group get the same one."""
     found: dict[str, Encoding] = {}
-    for root in _all_roots(placement):
-        node = graph.node(root)
+    for root, scheme in placement.activations.items():
+        node = placement.graph.node(root)
         fixed = target.fixed_range(node) if node is not None else None
         if node is not None and node.op == "constant":
-            value = graph.params[node.params["value"]]
+            value = placement.graph.params[node.params["value"]]
             low, high = value.min(), value.max()
         elif fixed is not None:
             low, high = torch.tensor(fixed[0]), torch.tensor(fixed[1])
         else:
             low, high = calibrator.limits(statistics[root], scheme)
-        low, high = _respecting(graph, placement, root, low, high)
+        low, high = _respecting(placement, root, low, high)
         scale, zero_point = scale_zero_point(low, high, scheme)
         found[root] = Encoding(float(scale), int(zero_point), scheme.integer)
     return {tensor: found[root] for tensor, root in placement.group.items()}
 
 
-def _all_roots(placement: Placement) -> list[str]:
-    return list(dict.fromkeys(placement.group.values()))
-
-
-def _roots(graph: Graph, placement: Placement) -> list[str]:
+def _roots(placement: Placement) -> list[str]:
     """Encodings that data must show: those of constants are known."""
-    nodes = {root: graph.node(root) for root in _all_roots(placement)}
+    nodes = {root: placement.graph.node(root) for root in placement.activations}
     return [root for root, node in nodes.items() if node is None or node.op != "constant"]
 
 
 def _respecting(
-    graph: Graph, placement: Placement, root: str, low: Tensor, high: Tensor
+    placement: Placement, root: str, low: Tensor, high: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Keep the range inside a fused clamp, and wide enough for the values pads put in."""
-    node = graph.node(root)
+    roots = _origins(placement, root)
+    node = placement.graph.node(roots[-1])
     activation = node.attrs.get("activation") if node is not None else None
     if activation is not None:
         low = torch.zeros_like(low)
         high = high.clamp(min=0.0, max=activation[1])
-    for member in graph:
-        if member.op == "pad" and placement.group.get(member.name) == root:
+    for member in placement.graph:
+        if member.op == "pad" and placement.group.get(member.name) in roots:
             low = low.clamp(max=member.attrs["value"])
             high = high.clamp(min=member.attrs["value"])
     return low, high
+
+
+def _origins(placement: Placement, root: str) -> list[str]:
+    """``root``, and where it requantizes another group, that group's root, and so on."""
+    roots = [root]
+    node = placement.graph.node(root)
+    while node is not None and node.op == "requantize":
+        roots.append(placement.group[node.inputs[0]])
+        node = placement.graph.node(roots[-1])
+    return roots
 
 
 def _update(wanted: dict[str, Statistic], name: str, x: Tensor) -> None:

@@ -9,15 +9,18 @@ import torch
 from torch import Tensor
 
 from bitsmith.algorithms.roundings.nearest import Nearest
+from bitsmith.algorithms.roundings.shared_table import SharedTable
 from bitsmith.errors import DataError, WeightsError
-from bitsmith.model.graph.ir import Graph, Node
+from bitsmith.model.graph.ir import Node
 from bitsmith.model.place import Placement
 from bitsmith.model.targets import Target
 from bitsmith.numbers.encoding import Encoding
+from bitsmith.numbers.formats.integer import int1, ternary
+from bitsmith.numbers.packing import packed_bytes
 from bitsmith.numbers.qtensor import QTensor
 from bitsmith.numbers.scheme import Scheme
 
-__all__ = ["IntegerLayer", "integer_layer", "integer_table"]
+__all__ = ["IntegerLayer", "integer_layer", "integer_table", "layer_of", "least_scale"]
 
 #: |bias code| stays below this, so that bias plus products stay inside int32.
 _BIAS_LIMIT = float(1 << 30)
@@ -34,25 +37,46 @@ class IntegerLayer:
         weight: int8 codes per output channel (axis 0).
         bias: int32 ``[O]`` in steps of ``x.scale · weight.scale``, or None.
         error, nearest_error: mean squared weight error, of this rounding and of plain nearest.
+        table: the values that the codes take, int8 ``[≤ 2^bits]`` ascending, where they are
+            fewer than the scheme has; None: every code of the scheme.
     """
 
     weight: QTensor
     bias: Tensor | None
     error: float
     nearest_error: float
+    table: Tensor | None = None
+
+    @property
+    def bits(self) -> int:
+        """Bits of a stored code: those of the format, or of an index into the table."""
+        if self.table is None:
+            return self.weight.scheme.format.bits
+        return max(1, (self.table.numel() - 1).bit_length())
 
     @property
     def effective_bits(self) -> float:
-        """Mean over channels of 8 + log2(full-range scale / scale used): what a bound costs."""
+        """Mean over channels of bits + log2(full-range scale / scale used): what a bound costs.
+
+        Of codes from a table, the bits of an index.
+        """
+        if self.table is not None:
+            return float(self.bits)
         weight = self.weight.dequantize().flatten(1)
         full = weight.abs().amax(1).clamp(min=1e-38) / self.weight.scheme.code_max
         lost = torch.log2(self.weight.scale.reshape(-1) / full).clamp(min=0)
         return float(self.weight.scheme.format.bits - lost.mean())
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the weight, densely packed: codes or indices, scales, and the table."""
+        if self.table is None:
+            return self.weight.nbytes
+        indices = packed_bytes(self.weight.codes.numel(), self.bits)
+        return indices + self.table.numel() + 4 * self.weight.scale.numel()
 
-def integer_layer(
-    graph: Graph, node: Node, placement: Placement, target: Target, x: Encoding
-) -> IntegerLayer:
+
+def integer_layer(node: Node, placement: Placement, target: Target, x: Encoding) -> IntegerLayer:
     """Return ``node``'s weight and bias in integers, for inputs encoded as ``x``.
 
     A channel whose bias would leave int32 gets a larger weight scale: ONNX Runtime would clip
@@ -61,34 +85,80 @@ def integer_layer(
     Raises:
         WeightsError: the weight or the bias has NaN or infinite values.
     """
-    weight, bias = graph.param(node, "weight"), graph.param(node, "bias")
+    weight = placement.graph.param(node, "weight")
+    bias = placement.graph.param(node, "bias")
     assert weight is not None
     if bias is not None and not bool(torch.isfinite(bias).all()):
         raise WeightsError(f"layer {node.name}: a bias is not finite")
     scheme = placement.weights[node.name]
-    min_scale = _bias_scale(weight, bias, x, scheme)
+    min_scale = least_scale(weight, bias, x, scheme)
+    table_bits = placement.tables.get(node.name)
+    rounding = target.rounding(node, weight, scheme, x.format.bits)
+    if table_bits is not None:
+        rounding = SharedTable(table_bits, target.entry_limit(node, weight, x.format.bits))
     try:
-        rounded = target.rounding(node, weight, scheme)(weight, scheme, min_scale=min_scale)
+        rounded = rounding(weight, scheme, min_scale=min_scale)
     except DataError as error:
         raise WeightsError(f"layer {node.name}: {error}") from error
     q = _without_empty_scales(rounded.qtensor, weight, min_scale)
+    return layer_of(node, q, bias, x, rounded.error, rounded.nearest_error, table_bits=table_bits)
+
+
+def layer_of(
+    node: Node,
+    weight: QTensor,
+    bias: Tensor | None,
+    x: Encoding,
+    error: float,
+    nearest_error: float,
+    *,
+    table_bits: int | None = None,
+) -> IntegerLayer:
+    """Return a rounded weight and a float bias as a layer in integers.
+
+    Args:
+        node: the layer.
+        weight: symmetric codes per output channel. The sign bits of ``int1`` become the codes
+            −1 and 1.
+        bias: float32 ``[O]``, or None.
+        x: encoding of the layer's input.
+        error, nearest_error: see :class:`IntegerLayer`.
+        table_bits: the codes take at most ``2^table_bits`` values, which become its table.
+
+    Raises:
+        WeightsError: a bias leaves int32, or the codes take more values.
+    """
     codes = None
     if bias is not None:
-        step = torch.tensor(x.scale, dtype=torch.float32) * q.scale.reshape(-1)
+        step = torch.tensor(x.scale, dtype=torch.float32) * weight.scale.reshape(-1)
         wide = torch.round(bias.double() / step.double())
         if not bool((wide.abs() <= 2 * _BIAS_LIMIT - 1).all()):
             raise WeightsError(f"layer {node.name}: a bias leaves int32")
         codes = wide.to(torch.int32)
-    return IntegerLayer(q, codes, rounded.error, rounded.nearest_error)
+    if weight.scheme.format == int1:
+        weight, table_bits = _signs(weight), 1
+    table = None if table_bits is None else torch.unique(weight.codes)
+    if table is not None and table_bits is not None and table.numel() > 1 << table_bits:
+        raise WeightsError(
+            f"layer {node.name}: its codes take {table.numel()} values, and a table of "
+            f"{table_bits} bits holds {1 << table_bits}"
+        )
+    return IntegerLayer(weight, codes, error, nearest_error, table)
 
 
-def integer_table(graph: Graph, node: Node, placement: Placement) -> IntegerLayer:
+def _signs(q: QTensor) -> QTensor:
+    """Return ``int1`` as codes to calculate with: −1 and 1 of ``ternary``."""
+    scheme = Scheme(ternary, granularity=q.scheme.granularity)
+    return QTensor((1 - 2 * q.codes.to(torch.int8)), q.scale, q.zero_point, None, scheme)
+
+
+def integer_table(node: Node, placement: Placement) -> IntegerLayer:
     """Return the table of an embedding as codes, one scale for each row; nothing is summed.
 
     Raises:
         WeightsError: the table has NaN or infinite values.
     """
-    weight = graph.param(node, "weight")
+    weight = placement.graph.param(node, "weight")
     assert weight is not None
     try:
         rounded = Nearest()(weight, placement.weights[node.name])
@@ -97,7 +167,8 @@ def integer_table(graph: Graph, node: Node, placement: Placement) -> IntegerLaye
     return IntegerLayer(rounded.qtensor, None, rounded.error, rounded.nearest_error)
 
 
-def _bias_scale(weight: Tensor, bias: Tensor | None, x: Encoding, scheme: Scheme) -> Tensor:
+def least_scale(weight: Tensor, bias: Tensor | None, x: Encoding, scheme: Scheme) -> Tensor:
+    """Return the smallest weight scales at which the bias stays inside int32; the scale's shape."""
     shape = scheme.granularity.scale_shape(weight.shape)
     if bias is None:
         return torch.zeros(shape)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from contextlib import contextmanager
-from typing import Any, cast
+from dataclasses import dataclass
+from typing import Any, cast, final
 
+import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import track
@@ -13,7 +15,41 @@ from torch import Tensor, nn
 
 from bitsmith.errors import DataError
 
-__all__ = ["accuracy", "correct", "predict"]
+__all__ = ["Inputs", "accuracy", "correct", "evaluating", "inputs_and_labels", "predict"]
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Inputs:
+    """What a model is called with for one batch: one row a sample in every tensor.
+
+    Attributes:
+        given: the tensors that the model takes by position.
+        named: those it takes by name.
+    """
+
+    given: tuple[Tensor, ...]
+    named: dict[str, Tensor]
+
+    def __len__(self) -> int:
+        """Samples."""
+        return len(self._all[0])
+
+    def of_size(self, n: int) -> Inputs:
+        """Return ``n`` samples: the first ones, over again where there are fewer."""
+        index = torch.arange(n) % len(self)
+        return Inputs(
+            tuple(x[index.to(x.device)] for x in self.given),
+            {name: x[index.to(x.device)] for name, x in self.named.items()},
+        )
+
+    def call(self, model: Callable[..., Any]) -> Any:
+        """Return the output of ``model``."""
+        return model(*self.given, **self.named)
+
+    @property
+    def _all(self) -> list[Tensor]:
+        return [*self.given, *self.named.values()]
 
 
 def predict(
@@ -32,12 +68,13 @@ def predict(
     Args:
         model: a callable from a batch x [B, …] to logits [B, …].
         batches: ``(x, y)``, ``(x, None)``, ``(x,)`` or ``x`` each; a model of several inputs
-            has a tuple of them in the place of x, as in ``((ids, mask), y)``.
+            has a tuple of them in the place of x, as in ``((ids, mask), y)``, or a dictionary of
+            them by the names of its arguments.
         progress: whether to draw a progress bar on standard error.
 
     Raises:
-        DataError: no batches; an output that is not one row per sample; labels that are not one
-            per sample; labels in some batches and not in others.
+        DataError: no batches; inputs, outputs or labels that are not one row per sample; labels
+            in some batches and not in others.
 
     >>> logits, labels = predict(nn.Identity(), [(torch.eye(2), torch.tensor([0, 0]))])
     >>> correct(logits, labels).tolist()
@@ -45,13 +82,13 @@ def predict(
     """
     outputs: list[Tensor] = []
     labels: list[Tensor] = []
-    with _evaluating(model), torch.no_grad():
+    with evaluating(model), torch.no_grad():
         for number, batch in enumerate(_tracked(batches) if progress else batches):
-            inputs, y = _samples_and_label(batch, number)
-            output = torch.as_tensor(model(*inputs)).detach().cpu()
-            if output.ndim == 0 or len(output) != len(inputs[0]):
+            inputs, y = inputs_and_labels(batch, number)
+            output = torch.as_tensor(inputs.call(model)).detach().cpu()
+            if output.ndim == 0 or len(output) != len(inputs):
                 raise DataError(
-                    f"batch {number}: the model turned {len(inputs[0])} samples into an output of "
+                    f"batch {number}: the model turned {len(inputs)} samples into an output of "
                     f"shape {tuple(output.shape)}; the first axis must be the samples"
                 )
             outputs.append(output)
@@ -110,27 +147,55 @@ def accuracy(model: Callable[[Tensor], Any], batches: Iterable[Any]) -> float:
     return 100 * float(correct(logits, labels).double().mean())
 
 
-def _samples_and_label(batch: Any, number: int) -> tuple[list[Tensor], Tensor | None]:
-    """Return ``(inputs, y or None)`` of one batch in any of its forms."""
+def inputs_and_labels(batch: Any, number: int) -> tuple[Inputs, Tensor | None]:
+    """Return the inputs of one batch in any of its forms, and its labels [N] or None.
+
+    Args:
+        batch: see :func:`predict`.
+        number: of the batch, for messages.
+
+    Raises:
+        DataError: more parts than two; no inputs; inputs or labels that are not one row per sample.
+
+    >>> ids, mask, y = torch.ones(2, 5), torch.ones(2, 5), torch.tensor([0, 1])
+    >>> [len(inputs_and_labels(x, 0)[0]) for x in (ids, (ids, y), ((ids, mask), y), {"ids": ids})]
+    [2, 2, 2, 2]
+    """
     parts = tuple(batch) if isinstance(batch, tuple | list) else (batch,)
     if not 1 <= len(parts) <= 2:
-        raise DataError(f"batch {number} has {len(parts)} parts; a batch is x or (x, y)")
-    several = isinstance(parts[0], tuple | list) and len(parts[0]) > 0
-    several = several and all(isinstance(p, Tensor) for p in parts[0])
-    inputs = [torch.as_tensor(p) for p in (parts[0] if several else parts[:1])]
+        raise DataError(
+            f"batch {number} has {len(parts)} parts; a batch is x or (x, y), and several inputs "
+            "are a tuple or a dictionary in the place of x"
+        )
+    inputs = _inputs(parts[0], number)
     if len(parts) == 1 or parts[1] is None:
         return inputs, None
     y = torch.as_tensor(parts[1]).cpu()
-    if y.ndim == 0 or len(y) != len(inputs[0]):
+    if y.ndim == 0 or len(y) != len(inputs):
         raise DataError(
-            f"batch {number} has {len(inputs[0])} samples and labels of shape {tuple(y.shape)}; "
+            f"batch {number} has {len(inputs)} samples and labels of shape {tuple(y.shape)}; "
             "there must be one label per sample"
         )
     return inputs, y
 
 
+def _inputs(x: Any, number: int) -> Inputs:
+    """Return what stands in the place of x, after checking that it has a row per sample."""
+    several = isinstance(x, tuple | list) and len(x) > 0
+    several = several and all(isinstance(part, Tensor | np.ndarray) for part in x)
+    named = {str(k): torch.as_tensor(v) for k, v in x.items()} if isinstance(x, Mapping) else {}
+    given = () if isinstance(x, Mapping) else tuple(map(torch.as_tensor, x if several else (x,)))
+    shapes = [tuple(part.shape) for part in (*given, *named.values())]
+    if not shapes or () in shapes or len({shape[0] for shape in shapes}) != 1:
+        raise DataError(
+            f"batch {number} has inputs of shape {', '.join(map(str, shapes)) or 'nothing'}; "
+            "each must have one row per sample"
+        )
+    return Inputs(given, named)
+
+
 @contextmanager
-def _evaluating(model: object) -> Iterator[None]:
+def evaluating(model: object) -> Iterator[None]:
     """Put a module and what it contains in evaluation mode, and restore each mode after."""
     if not isinstance(model, nn.Module):
         yield

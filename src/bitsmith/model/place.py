@@ -1,4 +1,4 @@
-"""Where quantizers go: which tensors become codes, which share an encoding, what stays float.
+"""Where quantizers go: which tensors become codes, of how many bits, and what stays float.
 
 Decided from the graph, the target and the recipe alone, before any data is seen:
 
@@ -7,7 +7,9 @@ Decided from the graph, the target and the recipe alone, before any data is seen
    where everything they read comes as codes anyway;
 3. moves (reshape, slice, pad, max pool …) run on codes between integers, sharing one encoding;
 4. the rest is float, with the target's reason. A linear layer whose readers are all float hands
-   out float: the logits of a classifier are not rounded to 8 bits.
+   out float: the logits of a classifier are not rounded to 8 bits;
+5. a tensor has the bits that its readers want; where they disagree it has the most of them, and
+   the others read it through a ``requantize`` node (:mod:`bitsmith.model.widths`).
 """
 
 from __future__ import annotations
@@ -16,15 +18,19 @@ import re
 from dataclasses import dataclass
 from typing import Literal, final
 
+from bitsmith.errors import RecipeError
 from bitsmith.model.graph.ir import Graph, Node
 from bitsmith.model.recipe import Recipe
 from bitsmith.model.targets import Target
+from bitsmith.model.widths import Wanted, settle_widths
 from bitsmith.numbers.scheme import Scheme
 
 __all__ = ["Outcome", "Placement", "place", "weighted_layers"]
 
 #: Operators that own a weight which a recipe's rules speak of.
 _WEIGHTED = ("conv", "linear", "embedding")
+#: Operators that multiply what they read: a recipe's activation bits are theirs.
+_MULTIPLYING = ("conv", "linear", "matmul")
 
 
 @final
@@ -50,14 +56,26 @@ class Placement:
     """The decisions for a graph.
 
     Attributes:
+        graph: what was placed, with ``requantize`` nodes where the readers of a tensor want
+            different numbers of bits; without any, the graph that was given.
         outcomes: node name → what becomes of it.
-        weights: layer name → scheme of its weight, for layers that run in integers and for tables.
+        weights: layer name → scheme of its weight, for layers that run in integers and for the
+            rows of embeddings.
+        tables: layer name → bits of an index, for layers whose codes come from a table.
         group: quantized tensor → the tensor whose encoding it shares (itself, mostly).
+        activations: the tensors that give groups their encodings → scheme.
     """
 
+    graph: Graph
     outcomes: dict[str, Outcome]
     weights: dict[str, Scheme]
+    tables: dict[str, int]
     group: dict[str, str]
+    activations: dict[str, Scheme]
+
+    def activation(self, tensor: str) -> Scheme:
+        """Return the scheme of a quantized tensor."""
+        return self.activations[self.group[tensor]]
 
     def runs_on_codes(self, name: str) -> bool:
         """Whether node ``name`` reads codes."""
@@ -81,9 +99,10 @@ def place(graph: Graph, target: Target, recipe: Recipe) -> Placement:
     """Return where quantizers go in ``graph`` for ``target`` under ``recipe``.
 
     Raises:
-        RecipeError: a rule of the recipe matches nothing.
+        RecipeError: a rule of the recipe matches nothing, or gives an embedding a table.
     """
-    by_layer = recipe.weights(weighted_layers(graph))
+    layers = weighted_layers(graph)
+    by_layer = recipe.weights(layers)
     schemes = {
         n.name: by_layer[_layer_name(n)]
         for n in graph
@@ -99,7 +118,64 @@ def place(graph: Graph, target: Target, recipe: Recipe) -> Placement:
         and (outcomes[n.name].kind == "integer" or n.op == "embedding")
         and (scheme := schemes.get(n.name)) is not None
     }
-    return Placement(outcomes, weights, _groups(graph, outcomes))
+    group = _groups(graph, outcomes)
+    wanted = _wanted_widths(graph, target, recipe, outcomes, group)
+    widths = settle_widths(graph, group, wanted)
+    for node in widths.added:
+        outcomes[node.name] = Outcome("codes", target.requantizes)
+        group[node.name] = node.name
+    tables = _tables(graph, recipe, weights)
+    return Placement(widths.graph, outcomes, weights, tables, group, widths.activations)
+
+
+def _tables(graph: Graph, recipe: Recipe, weights: dict[str, Scheme]) -> dict[str, int]:
+    layers = weighted_layers(graph)
+    by_layer = recipe.tables(layers)
+    if wrong := [name for name, op in layers if op == "embedding" and name in by_layer]:
+        raise RecipeError(
+            f"recipe {recipe.name!r} gives the embeddings {', '.join(wrong)} tables of values, "
+            "which are for convolutions and linear layers: put a rule for op:embedding first"
+        )
+    found = {n.name: by_layer.get(_layer_name(n)) for n in graph if n.name in weights}
+    return {name: bits for name, bits in found.items() if bits is not None}
+
+
+def _wanted_widths(
+    graph: Graph,
+    target: Target,
+    recipe: Recipe,
+    outcomes: dict[str, Outcome],
+    group: dict[str, str],
+) -> Wanted:
+    """Tensor → reader → scheme that it reads; the reader ``""`` is the world outside the codes."""
+    edges = recipe.edges(weighted_layers(graph))
+    joining = recipe.joining_activation
+    wanted: dict[str, dict[str, Scheme]] = {tensor: {} for tensor in group}
+    for node in graph:
+        kind = outcomes[node.name].kind
+        for name in node.inputs:
+            if kind == "integer" and node.op in _MULTIPLYING:
+                edge = _layer_name(node) in edges
+                scheme = recipe.edge_activation if edge else recipe.static_activation
+                wanted[name][node.name] = scheme
+            elif kind == "integer":
+                wanted[name][node.name] = joining
+            elif kind == "float" and _made_as_codes(outcomes, name):
+                wanted[name][""] = joining
+    for name in group:
+        source = graph.node(name)
+        fixed = source is not None and target.fixed_range(source) is not None
+        if (name in graph.outputs and _made_as_codes(outcomes, name)) or fixed:
+            wanted[name][""] = joining
+    settled = {group[tensor] for tensor, readers in wanted.items() if readers}
+    for root in set(group.values()) - settled:
+        wanted[root][""] = joining
+    return wanted
+
+
+def _made_as_codes(outcomes: dict[str, Outcome], name: str) -> bool:
+    outcome = outcomes.get(name)
+    return outcome is not None and outcome.kind in ("integer", "codes") and not outcome.float_output
 
 
 def _refusals(
@@ -172,8 +248,7 @@ def _comes_as_codes(graph: Graph, target: Target, node: Node, outcomes: dict[str
         if source is None:
             kinds.append(False)
         elif source.op != "constant":
-            outcome = outcomes[source.name]
-            kinds.append(outcome.kind in ("integer", "codes") and not outcome.float_output)
+            kinds.append(_made_as_codes(outcomes, source.name))
     return bool(kinds) and all(kinds)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -10,8 +11,10 @@ from torch import nn
 from bitsmith.errors import RecipeError
 from bitsmith.model.presets import make_recipe
 from bitsmith.model.ptq import ptq as static
+from bitsmith.model.qat.ladder import Effort, Ladder
 from bitsmith.model.recipe import Recipe
 from bitsmith.model.swap import Ragged
+from bitsmith.model.train import Batches
 from bitsmith.model.weights import quantize_weights
 
 __all__ = ["ptq"]
@@ -25,6 +28,12 @@ def ptq(
     target: str = "onnxruntime",
     machine: str = "any",
     calibrator: str | None = None,
+    effort: Effort = "low",
+    training: Batches | None = None,
+    ladder: Ladder | None = None,
+    seed: int = 0,
+    checkpoint: str | Path | None = None,
+    progress: bool = True,
     rounding: str | None = None,
     transform: str | None = None,
     ragged: Ragged = "error",
@@ -34,7 +43,8 @@ def ptq(
 
     A static recipe (``W8A8``, ``W4A8-edge8``) captures the model as a graph in integers and gives
     a :class:`~bitsmith.model.quantized.QuantizedModel`: see :func:`bitsmith.model.ptq.ptq`, whose
-    arguments are ``target``, ``machine`` and ``calibrator``. Every other (``W4G64``, ``NF4``,
+    arguments are ``target``, ``machine``, ``calibrator``, ``effort`` and those after it, up to
+    ``progress``. Every other (``W4G64``, ``NF4``,
     ``W8A8-dynamic``) packs the weights of a copy of the module, without tracing: see
     :func:`bitsmith.model.weights.quantize_weights`, whose arguments are
     ``rounding``, ``transform`` and ``ragged``. Both carry ``coverage`` and ``recipe``.
@@ -50,6 +60,8 @@ def ptq(
     chosen = make_recipe(recipe)
     if chosen.lane == "module":
         given = {"target": target != "onnxruntime", "machine": machine != "any"}
+        given |= {"effort": effort != "low", "training": training is not None}
+        given |= {"ladder": ladder is not None, "checkpoint": checkpoint is not None}
         _refuse(chosen, given | {"calibrator": calibrator is not None})
         return quantize_weights(
             model,
@@ -69,7 +81,13 @@ def ptq(
         target=target,
         machine=machine,
         calibrator=calibrator,
+        effort=effort,
+        training=training,
+        ladder=ladder,
+        seed=seed,
+        checkpoint=checkpoint,
         advance=advance,
+        progress=progress,
     )
 
 

@@ -1,8 +1,10 @@
 """Recipes by name.
 
 ``W<bits>A<bits>[-edge8]`` is static: weights per channel, activations calibrated, for the graph
-lane. ``W<bits>[G<group>]``, ``W8A8-dynamic``, ``CODEBOOK<bits>``, ``NF4`` and ``MXFP4`` are of the
-module lane, as are the block types of GGUF (``Q4_0``, ``Q4_K`` …); there embeddings get 8 bits.
+lane; ``CODEBOOK<bits>A<bits>[-edge8]`` the same with weights from one table a layer.
+``W<bits>[G<group>]``, ``TERNARY``, ``W8A8-dynamic``, ``CODEBOOK<bits>``, ``NF4`` and ``MXFP4``
+are of the module lane, as are the block types of GGUF (``Q4_0``, ``Q4_K`` …); there embeddings
+get 8 bits. ``W1`` has the levels ±s, ``TERNARY`` −s, 0 and s, s of each output channel.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from pathlib import Path
 from bitsmith.errors import RecipeError
 from bitsmith.model.recipe import Recipe, Rule, weight_scheme
 from bitsmith.numbers.formats.codebook import LearnedFormat, nf4
-from bitsmith.numbers.formats.integer import int8, integer_format
+from bitsmith.numbers.formats.integer import int8, integer_format, ternary
 from bitsmith.numbers.formats.minifloat import fp16
 from bitsmith.numbers.named_schemes import GGUF_SCHEMES, named_scheme
 from bitsmith.numbers.scheme import PerBlock, PerChannel, PerGroup, PerToken, Scheme
@@ -25,9 +27,11 @@ __all__ = ["make_recipe", "preset_names"]
 _GRAMMAR = re.compile(
     r"W(?P<w>[1-8])(?:G(?P<g>\d+))?(?:A(?P<a>[1-8]))?(?P<d>-dynamic)?(?P<e>-edge8)?"
 )
+_TABLES = re.compile(r"CODEBOOK(?P<w>[1-7])A(?P<a>[2-8])(?P<e>-edge8)?")
 _HELP = (
-    "presets read W<bits>A8[-edge8] (static), W<bits>[G<group>], W8A8-dynamic, CODEBOOK<bits>, "
-    "NF4, MXFP4 or a GGUF type such as Q4_K; or give a JSON file"
+    "presets read W<1-8>A<2-8>[-edge8] or CODEBOOK<1-7>A<2-8>[-edge8] (static), "
+    "W<bits>[G<group>], TERNARY, W8A8-dynamic, CODEBOOK<bits>, NF4, MXFP4 or a GGUF type such as "
+    "Q4_K; or give a JSON file"
 )
 _ROWS = 8
 """Rows that share a learned table."""
@@ -35,9 +39,10 @@ _ROWS = 8
 
 def preset_names() -> list[str]:
     """Return the presets worth listing; the grammar knows more."""
-    plain = [f"W{bits}A8" for bits in range(8, 1, -1)]
+    plain = [f"W{bits}A8" for bits in range(8, 1, -1)] + ["W4A4", "W3A3", "W2A2", "W1A8"]
+    plain += ["CODEBOOK4A8", "CODEBOOK3A8", "CODEBOOK2A8"]
     static = plain + [f"{name}-edge8" for name in plain[1:]]
-    grouped = ["W8", "W4G32", "W4G64", "W4G128", "W3G64", "W2G32", "W2G64"]
+    grouped = ["W8", "W4G32", "W4G64", "W4G128", "W3G64", "W2G32", "W2G64", "W1", "TERNARY"]
     tables = [f"CODEBOOK{b}" for b in (4, 3, 2)]
     return [*static, *grouped, "W8A8-dynamic", "NF4", "MXFP4", *tables, *GGUF_SCHEMES]
 
@@ -62,6 +67,8 @@ def make_recipe(spec: str | Path | Recipe) -> Recipe:
             raise RecipeError(f"recipe file {text} cannot be read: {error.strerror}") from error
         except json.JSONDecodeError as error:
             raise RecipeError(f"recipe file {text} is not JSON: {error}") from error
+    if found := _TABLES.fullmatch(text):
+        return _static(text, found, Rule("*", weight_scheme(8), table_bits=int(found["w"])))
     if (weight := _named(text)) is not None:
         return _module(text, weight, None, GGUF_SCHEMES["Q8_0"] if text in GGUF_SCHEMES else None)
     return _preset(text)
@@ -79,6 +86,8 @@ def _named(text: str) -> Scheme | None:
         return Scheme(table, granularity=PerBlock((_ROWS, -1)), scale_format=fp16)
     if text in GGUF_SCHEMES:
         return GGUF_SCHEMES[text]
+    if text == "TERNARY":
+        return Scheme(ternary, granularity=PerChannel(0))
     if text == "NF4":
         return Scheme(nf4, granularity=PerGroup(64), scale_format=fp16)
     return named_scheme("mxfp4") if text == "MXFP4" else None
@@ -105,15 +114,16 @@ def _preset(text: str) -> Recipe:
     if found["d"]:
         return _module(text, weight_scheme(bits), Scheme(int8, granularity=PerToken()))
     if found["a"] is None:
-        weight = weight_scheme(8) if bits == 8 else _per_channel(bits)
+        weight = weight_scheme(bits) if bits in (1, 8) else _per_channel(bits)
         return _module(text, weight, None)
+    return _static(text, found, Rule("*", weight_scheme(bits)))
+
+
+def _static(name: str, found: re.Match[str], weights: Rule) -> Recipe:
     return Recipe(
-        name=text,
-        rules=(
-            Rule("op:embedding", weight_scheme(8), optional=True),
-            Rule("*", weight_scheme(bits)),
-        ),
-        activation=Scheme(integer_format(8, signed=False), symmetric=False),
+        name=name,
+        rules=(Rule("op:embedding", weight_scheme(8), optional=True), weights),
+        activation=Scheme(integer_format(int(found["a"]), signed=False), symmetric=False),
         edge_bits=8 if found["e"] else None,
     )
 
@@ -125,14 +135,14 @@ def _per_channel(bits: int) -> Scheme:
 def _refusals(found: re.Match[str], bits: int) -> list[str]:
     """Return every part of a name that parses and is not done."""
     refused = []
-    if found["a"] not in (None, "8"):
-        refused.append(f"activations of {found['a']} bits: the onnxruntime target runs 8-bit codes")
+    if found["a"] == "1":
+        refused.append("activations have 2 to 8 bits: one bit holds 0 and one more value")
+    if found["d"] and found["a"] not in (None, "8"):
+        refused.append(f"dynamic activations of {found['a']} bits: only 8")
     if found["d"] and found["a"] is None:
         refused.append("dynamic activations need their bits, as in W8A8-dynamic")
     if found["g"] and found["a"]:
         refused.append("group scales with quantized activations need a sum for each group")
     if found["e"] and (found["a"] is None or found["d"]):
         refused.append("-edge8 is for static recipes; give rules for the layers by name (JSON)")
-    if bits == 1 and found["a"]:
-        refused.append("1-bit weights need training")
     return refused

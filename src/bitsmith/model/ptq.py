@@ -5,22 +5,28 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
-from bitsmith.errors import DataError, RecipeError, WeightsError
-from bitsmith.model.calibrate import MIN_SAMPLES, as_inputs, encodings, gather
-from bitsmith.model.convert import integer_layer, integer_table
-from bitsmith.model.graph import Graph, capture, simplify
-from bitsmith.model.place import place
+from bitsmith.data.training import check_training_data
+from bitsmith.errors import DataError, RecipeError
+from bitsmith.model.calibrate import as_inputs
+from bitsmith.model.graph import capture, simplify
+from bitsmith.model.graph_quantization import (
+    SWEPT,
+    check_weights,
+    check_without_training,
+    quantize_graph,
+)
+from bitsmith.model.kept import Kept
 from bitsmith.model.presets import make_recipe
+from bitsmith.model.qat.ladder import Effort, Ladder, climb
 from bitsmith.model.quantized import QuantizedModel
 from bitsmith.model.recipe import Recipe
-from bitsmith.model.simulate import Program
 from bitsmith.model.targets import make_target
-from bitsmith.numbers.calibrators import make_calibrator
+from bitsmith.model.train import Batches
 
 __all__ = ["ptq", "quantize_graph"]
 
@@ -33,9 +39,21 @@ def ptq(
     target: str = "onnxruntime",
     machine: str = "any",
     calibrator: str | None = None,
+    effort: Effort = "low",
+    training: Batches | None = None,
+    ladder: Ladder | None = None,
+    seed: int = 0,
+    checkpoint: str | Path | None = None,
     advance: Callable[[int], None] | None = None,
+    progress: bool = True,
 ) -> QuantizedModel:
-    """Return ``model`` quantized after training, in one pass over ``data``.
+    """Return ``model`` quantized after training.
+
+    ``effort="low"`` takes one pass over ``data`` and no gradients: ranges, and below 8 bits codes
+    and biases found layer by layer (:func:`bitsmith.model.sequential.sequential`). ``"medium"``
+    learns the rounding block by block, ``"high"`` distils the float model into the result
+    (:func:`bitsmith.model.qat.ladder.climb`); what a stage did not better is not kept, and
+    ``provenance["rungs"]`` tells. Interrupted, both return the best so far.
 
     Args:
         model: a trained module; it is not changed. Captured with ``torch.export``.
@@ -44,7 +62,15 @@ def ptq(
         target: the runtime that will execute the file.
         machine: what the file must be exact on; see the target's ``machines``.
         calibrator: instead of the recipe's, for example ``percentile:99.99``.
-        advance: told the number of samples of each batch (for a progress bar).
+        effort: how much work.
+        training: batches for ``"high"``, for example of augmented samples; ``data`` if None, which
+            then has to be readable again and again. Labels are not looked at.
+        ladder: how much work ``"medium"`` and ``"high"`` are.
+        seed: of everything random in them.
+        checkpoint: a folder in which they keep what is done, to go on from after a stop.
+        advance: told the number of samples of each batch, and then of steps of learned rounding
+            (for a progress bar).
+        progress: show a progress bar during distillation.
 
     Raises:
         CaptureError: the model cannot be traced.
@@ -56,10 +82,12 @@ def ptq(
         raise RecipeError(
             f"recipe {chosen.name!r} is not static: bs.ptq or quantize_weights does it"
         )
+    check_without_training(chosen)
     make_target(target, machine)
+    check_training_data(data, "calibration")
     if data is None:
         raise DataError(f"recipe {chosen.name} is static: it needs calibration data (data=…)")
-    _check_weights(model)
+    check_weights(model)
     batches = iter(data)
     first = next(batches, None)
     if first is None:
@@ -68,6 +96,8 @@ def ptq(
     started = time.perf_counter()
     graph = simplify(capture(model, [x[:2] for x in inputs]))
     captured = time.perf_counter() - started
+    ladder = ladder or Ladder()
+    keep = Kept(SWEPT if effort == "low" else ladder.samples)
     quantized = quantize_graph(
         graph,
         chosen,
@@ -75,61 +105,27 @@ def ptq(
         target=target,
         machine=machine,
         calibrator=calibrator,
+        keep=keep,
         advance=advance,
     )
+    if effort != "low":
+        source = data if training is None else training
+        if effort == "high" and training is None and iter(data) is data:
+            raise DataError(
+                f"effort high reads the data again in every epoch, and a {type(data).__name__} can "
+                "be read only once: give a list, a DataLoader or training=a function of the epoch"
+            )
+        quantized, _ = climb(
+            quantized,
+            keep.tensor(),
+            source,
+            effort,
+            ladder=ladder,
+            seed=seed,
+            checkpoint=checkpoint,
+            advance=advance,
+            progress=progress,
+        )
     quantized.provenance["capture_seconds"] = captured
     quantized.provenance["quantize_seconds"] = time.perf_counter() - started
     return quantized
-
-
-def quantize_graph(
-    graph: Graph,
-    recipe: Recipe,
-    data: Iterable[Any],
-    *,
-    target: str = "onnxruntime",
-    machine: str = "any",
-    calibrator: str | None = None,
-    min_samples: int = MIN_SAMPLES,
-    advance: Callable[[int], None] | None = None,
-) -> QuantizedModel:
-    """Return a captured and simplified graph quantized; arguments and errors as :func:`ptq`."""
-    runtime = make_target(target, machine)
-    ranges = make_calibrator(calibrator or recipe.calibrator)
-    placement = place(graph, runtime, recipe)
-    seen = 0
-
-    def count(samples: int) -> None:
-        nonlocal seen
-        seen += samples
-        if advance is not None:
-            advance(samples)
-
-    statistics = gather(graph, placement, ranges, data, min_samples=min_samples, advance=count)
-    found = encodings(graph, placement, runtime, ranges, recipe.static_activation, statistics)
-    layers = {
-        name: integer_table(graph, node, placement)
-        if node.op == "embedding"
-        else integer_layer(graph, node, placement, runtime, found[node.inputs[0]])
-        for name in placement.weights
-        if (node := graph.node(name)) is not None
-    }
-    program = Program(graph, placement.outcomes, found, layers)
-    provenance = {
-        "calibrator": ranges.spec,
-        "calibration_samples": seen,
-        "torch": torch.__version__,
-    }
-    return QuantizedModel(program, recipe, target, machine, provenance)
-
-
-def _check_weights(model: nn.Module) -> None:
-    """Refuse NaN and infinite weights before anything is traced; all of them are listed."""
-    bad = {
-        name: int((~torch.isfinite(value)).sum())
-        for name, value in itertools.chain(model.named_parameters(), model.named_buffers())
-        if value.is_floating_point()
-    }
-    offenders = [f"{name} ({count})" for name, count in bad.items() if count]
-    if offenders:
-        raise WeightsError(f"weights are NaN or infinite: {', '.join(offenders)}")

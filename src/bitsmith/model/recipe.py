@@ -8,16 +8,16 @@ also plain JSON, both ways.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any, Literal, final
 
 from bitsmith.errors import RecipeError
 from bitsmith.numbers.calibrators import make_calibrator
-from bitsmith.numbers.formats.integer import integer_format
+from bitsmith.numbers.formats.integer import int8, integer_format
 from bitsmith.numbers.scheme import PerChannel, PerTensor, PerToken, Scheme
 
-__all__ = ["Lane", "Recipe", "Rule", "weight_scheme"]
+__all__ = ["Lane", "Recipe", "Rule", "weight_scheme", "with_bits"]
 
 Lane = Literal["static", "module"]
 
@@ -32,11 +32,28 @@ class Rule:
             layer of one operator.
         weight: scheme of the weight; None keeps the layer in float.
         optional: may match nothing, as a preset's rule for embeddings in a network without.
+        table_bits: the codes of a layer take at most ``2^table_bits`` distinct values, a table of
+            its own (static lane; ``weight`` is the scheme of the table's 8-bit entries). None:
+            every code of the scheme.
+
+    Raises:
+        RecipeError: a table that its entries' scheme cannot hold.
     """
 
     match: str
     weight: Scheme | None
     optional: bool = False
+    table_bits: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.table_bits is None:
+            return
+        entries = self.weight is not None and self.weight.format == int8 and self.weight.symmetric
+        if self.table_bits not in range(1, 8) or not entries:
+            raise RecipeError(
+                f"rule {self.match!r}: a table has 2^1 to 2^7 entries of symmetric int8, not "
+                f"2^{self.table_bits} of {self.weight and self.weight.format}"
+            )
 
     def matches(self, name: str, op: str) -> bool:
         """Whether the rule applies to the layer ``name`` with operator ``op``."""
@@ -53,11 +70,16 @@ class Recipe:
     Attributes:
         name: what reports call it.
         rules: ordered; the first that matches wins.
-        activation: scheme of every quantized activation. One range for a tensor, calibrated:
-            the static lane (a captured graph in integers). One range for each token, found when
-            the layer runs, or None (activations stay float): the module lane.
+        activation: scheme of what layers and products of activations read. One range for a
+            tensor, calibrated: the static lane (a captured graph in integers); what joining
+            operators read (sums, concatenations, pools) then has 8 bits. One range for each
+            token, found when the layer runs, or None (activations stay float): the module lane.
         calibrator: short form of a calibrator, ``mse`` or ``percentile:99.99``; static lane.
-        edge_bits: weight bits of the first and the last layer; None: like the others.
+        edge_bits: bits of the weight and of the input of the first and the last layer; None: like
+            the others.
+
+    Raises:
+        RecipeError: a part that cannot be.
     """
 
     name: str
@@ -77,6 +99,15 @@ class Recipe:
                 f"recipe {self.name!r}: activations have one range per tensor (static) or per "
                 f"token (dynamic), not {self.activation.granularity}"
             )
+        if self.lane == "static" and not 2 <= self.static_activation.integer.bits <= 8:
+            raise RecipeError(
+                f"recipe {self.name!r}: static activations have 2 to 8 bits, not "
+                f"{self.static_activation.format}"
+            )
+        if self.lane == "module" and any(r.table_bits is not None for r in self.rules):
+            raise RecipeError(f"recipe {self.name!r}: tables of int8 entries are static only")
+        if self.edge_bits is not None and self.edge_bits not in range(2, 9):
+            raise RecipeError(f"recipe {self.name!r}: edges have 2 to 8 bits, not {self.edge_bits}")
         make_calibrator(self.calibrator)
 
     @property
@@ -87,7 +118,7 @@ class Recipe:
 
     @property
     def static_activation(self) -> Scheme:
-        """The scheme of activations, in the static lane.
+        """The scheme of what layers read, in the static lane.
 
         Raises:
             RecipeError: the recipe is one of the module lane.
@@ -95,6 +126,34 @@ class Recipe:
         if self.activation is None or self.lane != "static":
             raise RecipeError(f"recipe {self.name!r} has no static activations")
         return self.activation
+
+    @property
+    def edge_activation(self) -> Scheme:
+        """The scheme of what the first and the last layer read, in the static lane."""
+        if self.edge_bits is None:
+            return self.static_activation
+        return with_bits(self.static_activation, self.edge_bits)
+
+    @property
+    def joining_activation(self) -> Scheme:
+        """The scheme of what every other operator reads, in the static lane: 8 bits."""
+        return with_bits(self.static_activation, 8)
+
+    def edges(self, layers: Iterable[tuple[str, str]]) -> frozenset[str]:
+        """Return the names of the layers that ``edge_bits`` speaks of: the first and the last."""
+        names = [name for name, _ in layers]
+        return frozenset({names[0], names[-1]} if names and self.edge_bits is not None else ())
+
+    def tables(self, layers: Iterable[tuple[str, str]]) -> dict[str, int]:
+        """Return layer name → bits of an index into its table, where a rule gives one."""
+        pairs = list(layers)
+        edges = self.edges(pairs)
+        found = {
+            name: next((r.table_bits for r in self.rules if r.matches(name, op)), None)
+            for name, op in pairs
+            if name not in edges
+        }
+        return {name: bits for name, bits in found.items() if bits is not None}
 
     def weights(self, layers: Iterable[tuple[str, str]]) -> dict[str, Scheme | None]:
         """Return layer name → weight scheme (None: keep in float) for ``(name, operator)`` pairs.
@@ -115,8 +174,8 @@ class Recipe:
                 f"recipe {self.name!r}: rules that match no layer: {', '.join(unused)}; "
                 f"layers are {', '.join(n for n, _ in pairs) or 'none'}"
             )
-        if self.edge_bits is not None and pairs:
-            for name in (pairs[0][0], pairs[-1][0]):
+        if self.edge_bits is not None:
+            for name in self.edges(pairs):
                 if chosen.get(name) is not None:
                     chosen[name] = weight_scheme(self.edge_bits)
         return chosen
@@ -130,6 +189,7 @@ class Recipe:
             "rules": [
                 {"match": r.match, "weight": None if r.weight is None else r.weight.to_json()}
                 | ({"optional": True} if r.optional else {})
+                | ({} if r.table_bits is None else {"table_bits": r.table_bits})
                 for r in self.rules
             ],
             "activation": None if self.activation is None else self.activation.to_json(),
@@ -155,6 +215,7 @@ class Recipe:
                     _text(r["match"]),
                     None if r["weight"] is None else Scheme.from_json(r["weight"]),
                     bool(r.get("optional", False)),
+                    r.get("table_bits"),
                 )
                 for r in data["rules"]
             )
@@ -185,3 +246,15 @@ def _text(value: Any) -> str:
 def weight_scheme(bits: int) -> Scheme:
     """Return the weight scheme of the static lane: symmetric, per output channel."""
     return Scheme(integer_format(bits, signed=True), granularity=PerChannel(0))
+
+
+def with_bits(scheme: Scheme, bits: int) -> Scheme:
+    """Return an integer scheme with another number of bits.
+
+    >>> with_bits(Scheme(integer_format(4, signed=False), symmetric=False), 8).format
+    uint8
+    """
+    if bits == scheme.integer.bits:
+        return scheme
+    number = integer_format(bits, signed=scheme.integer.signed)
+    return replace(scheme, format=number, narrow_range=None)

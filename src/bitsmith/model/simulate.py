@@ -70,6 +70,8 @@ def execute(node: Node, values: Values) -> None:
             values.reals[node.name] = _clamped(node, result)
         else:
             values.codes[node.name] = result
+    elif node.op == "requantize":
+        values.codes[node.name] = _requantize(node, values)
     elif outcome.kind == "codes":
         values.codes[node.name] = _move(node, values)
     elif node.op == "embedding" and node.name in values.program.layers:
@@ -78,6 +80,11 @@ def execute(node: Node, values: Values) -> None:
         params = {role: values.program.graph.params[p] for role, p in node.params.items()}
         inputs = [values.real(i) for i in node.inputs]
         values.reals[node.name] = run_node(node, params, inputs)
+
+
+def _requantize(node: Node, values: Values) -> Tensor:
+    """Other codes for the same tensor: from its real values, which codes have to be made first."""
+    return values.program.encodings[node.name].quantize(values.real(node.inputs[0]))
 
 
 def _look_up(node: Node, values: Values) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 from typing import Any, Literal, final
 
@@ -12,20 +12,41 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bitsmith.errors import RecipeError, SchemeError, WeightsError
-from bitsmith.model.layers.embedding import QuantEmbedding
-from bitsmith.model.layers.linear import QuantLinear
-from bitsmith.model.layers.other import WeightOnly
+from bitsmith.errors import RecipeError, SchemeError
 from bitsmith.model.layers.packed import PackedWeight
-from bitsmith.model.owners import Owner, weight_owners
+from bitsmith.model.layers.replace import is_linear, packed_layer
+from bitsmith.model.owners import Owner, check_weights, memory_key, overlaps, weight_owners
 from bitsmith.model.recipe import Recipe
 from bitsmith.numbers.qtensor import QTensor
 from bitsmith.numbers.scheme import PerBlock, PerGroup, Scheme
 
-__all__ = ["Plan", "Ragged", "Rounder", "Swap", "WeightRow", "plan_modules"]
+__all__ = [
+    "Plan",
+    "Ragged",
+    "RoundedWeight",
+    "Rounder",
+    "Swap",
+    "WeightRow",
+    "joined",
+    "plan_modules",
+]
 
 Ragged = Literal["error", "pad", "float"]
-Rounder = Callable[[str, Tensor, Scheme], QTensor]
+
+
+@final
+@dataclass(frozen=True)
+class RoundedWeight:
+    """A weight in codes, and how they were chosen; the attributes as of :class:`WeightRow`."""
+
+    qtensor: QTensor
+    algorithm: str
+    objective: float | None = None
+    nearest_objective: float | None = None
+    reason: str = ""
+
+
+Rounder = Callable[[str, Tensor, Scheme], RoundedWeight]
 
 
 @final
@@ -37,9 +58,16 @@ class WeightRow:
         layer: name of the weight, as ``named_parameters`` gives it.
         op: of the layer it belongs to.
         outcome: ``packed``, ``tied`` (to a weight that is packed already) or ``float``.
-        reason: why it is float, to which weight it is tied, or what was padded.
+        reason: why it is float, to which weight it is tied, what was padded, and why another
+            rounding than the one asked for was used, or no transform.
         values: numbers in the weight.
         bits_per_weight: everything that is stored, per number.
+        algorithm: the rounding that was really used, behind the transform where there is one
+            (``awq+gptq``); empty where nothing was rounded.
+        objective: what the rounding minimises, of the codes that are stored: the mean squared
+            error of the layer's output where statistics of its inputs were gathered, else that of
+            the weight, or what the rounding has instead.
+        nearest_objective: the same of rounding to nearest in the min–max range.
     """
 
     layer: str
@@ -48,10 +76,13 @@ class WeightRow:
     reason: str
     values: int
     bits_per_weight: float
+    algorithm: str = ""
+    objective: float | None = None
+    nearest_objective: float | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Return the row as plain data."""
-        return dict(vars(self))
+        """Return the row as plain data, without objectives that there are none of."""
+        return {key: value for key, value in vars(self).items() if value is not None}
 
 
 @final
@@ -63,7 +94,8 @@ class Plan:
         owners: every layer with weights.
         schemes: weight name → scheme; a weight that is absent stays float.
         columns: weight name → columns its rows are padded to, where they are.
-        reasons: weight name → why it stays float, or that it was padded.
+        reasons: weight name → why it stays float, that it was padded, or with which weight it
+            shares a part of its memory.
     """
 
     owners: tuple[Owner, ...]
@@ -84,10 +116,10 @@ def plan_modules(model: nn.Module, recipe: Recipe, ragged: Ragged = "error") -> 
     Raises:
         RecipeError: a rule matches nothing, or there is nothing to quantize.
         SchemeError: a group size does not divide; every weight is listed.
-        WeightsError: weights on the meta device, or NaN or infinite; all are listed.
+        WeightsError: weights on the meta device, NaN, infinite or beyond float32; all are listed.
     """
     owners = weight_owners(model)
-    _check_weights(owners)
+    check_weights(owners)
     able = [(o.name, o.op) for o in owners if not o.refusal]
     if not able:
         refused = "; ".join(f"{o.name}: {o.refusal}" for o in owners)
@@ -100,18 +132,18 @@ def plan_modules(model: nn.Module, recipe: Recipe, ragged: Ragged = "error") -> 
     columns: dict[str, int] = {}
     reasons: dict[str, str] = {}
     misfits = []
-    seen: set[int] = set()
+    apart: dict[Hashable, tuple[str, Tensor]] = {}
     for owner in owners:
         scheme = chosen.get(owner.name)
         for leaf in owner.weights:
-            name = _join(owner.name, leaf)
-            if id(owner.module.get_parameter(leaf)) in seen:
+            name, parameter = _join(owner.name, leaf), owner.module.get_parameter(leaf)
+            if memory_key(parameter) in apart:
                 continue  # tied: what becomes of the first is what becomes of all
-            seen.add(id(owner.module.get_parameter(leaf)))
+            apart[memory_key(parameter)] = name, parameter
             if scheme is None:
                 reasons[name] = owner.refusal or "the recipe keeps it in float"
                 continue
-            rows = owner.module.get_parameter(leaf).flatten(1).shape
+            rows = parameter.flatten(1).shape
             try:
                 scheme.granularity.scale_shape(rows)
             except SchemeError as error:
@@ -131,7 +163,16 @@ def plan_modules(model: nn.Module, recipe: Recipe, ragged: Ragged = "error") -> 
             + "\nuse another group size, give these layers a rule of their own, or pass "
             "ragged='pad' or ragged='float'"
         )
+    for later, first in overlaps(dict(apart.values())).items():
+        if later in schemes or first in schemes:
+            note = f"shares a part of its memory with {first}, from which it is stored apart"
+            reasons[later] = joined(reasons.get(later), note)
     return Plan(tuple(owners), schemes, columns, reasons)
+
+
+def joined(*reasons: str | None) -> str:
+    """Return the reasons that there are, as one."""
+    return "; ".join(filter(None, reasons))
 
 
 @final
@@ -157,19 +198,24 @@ class Swap:
         self.model = copy.deepcopy(model, {id(t): t for t in shared})  # taken as they are
         self.rows: list[WeightRow] = []
         self._plan, self._activation = plan, activation
-        self._packed: dict[int, tuple[str, PackedWeight]] = {}
+        self._packed: dict[Hashable, tuple[str, PackedWeight]] = {}
         # The plan knows how attention and the like are cut into owners; the copy has the modules.
         named = dict(self.model.named_modules())
         self.owners = [replace(o, module=named[o.name]) for o in plan.owners]
 
-    def may_scale(self, owner: Owner) -> bool:
-        """Whether ``owner`` becomes a :class:`QuantLinear` whose weight no other layer uses."""
-        if not _is_linear(owner) or _join(owner.name, "weight") not in self._plan.schemes:
-            return False
-        weight = owner.module.get_parameter("weight")
-        users = [o for o in self.owners for leaf in o.weights if o.module is not owner.module
-                 and _holds(o.module, leaf, weight)]  # fmt: skip
-        return not users and id(weight) not in self._packed
+    def unscalable(self, owner: Owner) -> str:
+        """Return why the input of ``owner`` cannot be divided by scales; empty when it can.
+
+        It can where it becomes a ``QuantLinear`` whose weight no other layer uses.
+        """
+        if not is_linear(owner):
+            return "only plain linear layers have scales of their input"
+        weight, name = owner.module.get_parameter("weight"), _join(owner.name, "weight")
+        users = [_join(o.name, leaf) for o in self.owners for leaf in o.weights
+                 if o.module is not owner.module and _holds(o.module, leaf, weight)]  # fmt: skip
+        if users or memory_key(weight) in self._packed:
+            return f"its weight is tied: {', '.join(users)}"
+        return "" if name in self._plan.schemes else "it stays float"
 
     def scheme_of(self, owner: Owner, leaf: str) -> Scheme:
         """Return the scheme of a weight that is to be packed."""
@@ -180,7 +226,7 @@ class Swap:
 
         Args:
             owner: one of :attr:`owners`, in their order.
-            rounder: ``(name, weight [rows, columns] float32, scheme) → QTensor``.
+            rounder: ``(name, weight [rows, columns] float32, scheme) → RoundedWeight``.
         """
         weights: dict[str, PackedWeight] = {}
         for leaf in owner.weights:
@@ -191,7 +237,7 @@ class Swap:
                 weights[leaf] = weight
         if not weights:
             return
-        layer = _layer(owner, weights, self._activation)
+        layer = packed_layer(owner, weights, self._activation)
         for parent in list(self.model.modules()):
             for child_name, child in list(parent._modules.items()):
                 if child is owner.module:
@@ -206,12 +252,12 @@ def _pack(
     op: str,
     plan: Plan,
     rounder: Rounder,
-    packed: dict[int, tuple[str, PackedWeight]],
+    packed: dict[Hashable, tuple[str, PackedWeight]],
 ) -> tuple[WeightRow, PackedWeight | None]:
     """Return what becomes of a weight, and its packed form unless it stays float."""
     values, reason = parameter.numel(), plan.reasons.get(name, "")
-    if id(parameter) in packed:
-        first, weight = packed[id(parameter)]
+    if memory_key(parameter) in packed:
+        first, weight = packed[memory_key(parameter)]
         return WeightRow(name, op, "tied", f"tied to {first}", values, 0.0), weight
     if name not in plan.schemes:
         bits = 8.0 * parameter.element_size()
@@ -219,43 +265,19 @@ def _pack(
     flat = parameter.detach().flatten(1).to(torch.float32)
     if name in plan.columns:
         flat = functional.pad(flat, (0, plan.columns[name] - flat.shape[1]))
-    weight = PackedWeight(rounder(name, flat, plan.schemes[name]), parameter.shape)
-    packed[id(parameter)] = name, weight
-    bits = 8 * weight.nbytes / max(values, 1)
-    return WeightRow(name, op, "packed", reason, values, bits), weight
-
-
-def _layer(
-    owner: Owner, weights: Mapping[str, PackedWeight], activation: Scheme | None
-) -> nn.Module:
-    module = owner.module
-    plain = type(module).forward
-    layer: nn.Module
-    if _is_linear(owner) and set(weights) == {"weight"}:
-        assert isinstance(module, nn.Linear)
-        layer = QuantLinear(weights["weight"], module.bias, activation)
-    elif owner.op == "embedding" and plain is nn.Embedding.forward and _unscaled(module):
-        assert isinstance(module, nn.Embedding)
-        layer = QuantEmbedding(weights["weight"], module.padding_idx, module.weight.dtype)
-    else:
-        layer = WeightOnly(module, dict(weights))
-    return layer.train(module.training)
-
-
-def _is_linear(owner: Owner) -> bool:
-    return owner.op == "linear" and type(owner.module).forward is nn.Linear.forward
+    done = rounder(name, flat, plan.schemes[name])
+    weight = PackedWeight(done.qtensor, parameter.shape)
+    packed[memory_key(parameter)] = name, weight
+    bits, reason = 8 * weight.nbytes / max(values, 1), joined(reason, done.reason)
+    made = (done.algorithm, done.objective, done.nearest_objective)
+    return WeightRow(name, op, "packed", reason, values, bits, *made), weight
 
 
 def _holds(module: nn.Module, leaf: str, weight: nn.Parameter) -> bool:
     try:
-        return module.get_parameter(leaf) is weight
+        return memory_key(module.get_parameter(leaf)) == memory_key(weight)
     except AttributeError:  # packed already
         return False
-
-
-def _unscaled(module: nn.Module) -> bool:
-    """Whether an embedding only looks rows up: max_norm changes the table in place."""
-    return isinstance(module, nn.Embedding) and module.max_norm is None
 
 
 def _padded(columns: int, scheme: Scheme) -> int | None:
@@ -266,20 +288,6 @@ def _padded(columns: int, scheme: Scheme) -> int | None:
     if isinstance(granularity, PerBlock) and len(granularity.shape) == 1:
         return -(-columns // granularity.shape[0]) * granularity.shape[0]
     return None
-
-
-def _check_weights(owners: list[Owner]) -> None:
-    bad = []
-    for owner in owners:
-        for leaf, parameter in owner.module.named_parameters(recurse=owner.op == "attention"):
-            name = _join(owner.name, leaf)
-            if parameter.is_meta:
-                bad.append(f"{name} is on the meta device: load its values first")
-            elif parameter.is_floating_point() and not bool(torch.isfinite(parameter).all()):
-                count = int((~torch.isfinite(parameter)).sum())
-                bad.append(f"{name} has {count} NaN or infinite of {parameter.numel()} values")
-    if bad:
-        raise WeightsError("weights that cannot be quantized:\n  " + "\n  ".join(bad))
 
 
 def _join(owner: str, leaf: str) -> str:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import Literal, final
+from operator import length_hint
+from pathlib import Path
+from typing import Any, Literal, final
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +18,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor, nn
 
 from bitsmith.errors import DataError, InputError
+from bitsmith.model.checkpoint import Checkpoint, load_into, read_checkpoint, write_checkpoint
+from bitsmith.model.schedule import cosine, make_optimizer
 
 __all__ = ["Batches", "Epoch", "TrainingRun", "fit"]
 
@@ -58,13 +62,16 @@ def fit(
     *,
     epochs: int,
     lr: float = 0.05,
-    optimizer: Literal["sgd", "adamw"] = "sgd",
+    optimizer: Literal["sgd", "adamw"] | torch.optim.Optimizer = "sgd",
     momentum: float = 0.9,
     weight_decay: float = 5e-4,
     loss: Loss = F.cross_entropy,
     seed: int = 0,
     valid: Batches | None = None,
     on_epoch: Callable[[int, nn.Module], None] | None = None,
+    on_step: Callable[[nn.Module], None] | None = None,
+    checkpoint: str | Path | None = None,
+    fingerprint: Mapping[str, Any] | None = None,
     progress: bool = True,
 ) -> TrainingRun:
     """Train ``module`` in place, leave it in evaluation mode, and return the losses.
@@ -82,7 +89,8 @@ def fit(
         batches: pairs ``(x, y)``, or a function of the epoch's index that returns them.
         epochs: passes over the data, at least 1.
         lr: learning rate of the first step.
-        optimizer: ``"sgd"`` (with ``momentum``) or ``"adamw"``.
+        optimizer: ``"sgd"`` (with ``momentum``), ``"adamw"``, or one of PyTorch's own, whose
+            groups keep their proportions: the rate of each falls from where it is.
         momentum: of ``"sgd"``.
         weight_decay: of the tensors with two or more axes.
         loss: ``(output, y)`` → scalar, a mean over the batch.
@@ -90,6 +98,11 @@ def fit(
         valid: batches to measure after each epoch.
         on_epoch: called with the epoch's index and the module, in training mode, before its
             first batch; for example to freeze batch norms.
+        on_step: called with the module after every step of the optimizer; for example to keep a
+            moving average of its weights.
+        checkpoint: a file that holds the state after every epoch. One that exists is gone on
+            from, and gives bit for bit what an unbroken run gives.
+        fingerprint: plain data that a checkpoint must agree with, beside the settings here.
         progress: show a progress bar, if the standard error stream is a terminal.
 
     Raises:
@@ -107,37 +120,55 @@ def fit(
     parameters = [p for p in module.parameters() if p.requires_grad]
     if not parameters:
         raise InputError(f"{type(module).__name__} has no parameter that requires a gradient")
-    descent = _optimizer(parameters, optimizer, lr, momentum, weight_decay)
+    descent = make_optimizer(parameters, optimizer, lr, momentum, weight_decay)
+    peaks = [float(group["lr"]) for group in descent.param_groups]
+    settings = {"epochs": epochs, "rates": peaks, "seed": seed, "optimizer": type(descent).__name__}
+    run = {**settings, **(fingerprint or {})}
+    file = None if checkpoint is None else Path(checkpoint)
     history: list[Epoch] = []
     good = _snapshot(module)
     steps: int | None = None
     with torch.random.fork_rng(_cuda(parameters)), _bar(progress) as bar:
         torch.manual_seed(seed)
         task = bar.add_task("training", total=None)
+        found = None if file is None else read_checkpoint(file, run)
+        if found is not None:
+            load_into(module, descent, found)
+            history, steps = [Epoch(**e) for e in found.history], found.steps
+            good = _snapshot(module)
+            bar.advance(task, found.epochs * (steps or 0))
         try:
-            for index in range(epochs):
+            for index in range(len(history), epochs):
                 started = time.perf_counter()
                 module.train()
                 if on_epoch is not None:
                     on_epoch(index, module)
                 data = _open(batches, index)
-                steps = len(data) if isinstance(data, Sized) else steps
+                steps = (0 if isinstance(data, Iterator) else length_hint(data)) or steps
                 bar.update(task, total=None if steps is None else steps * epochs)
-                rates = _cosine(lr, index, epochs, steps)
-                mean, count, steps = _pass(
-                    module, data, descent, rates, loss, index, lambda: bar.advance(task)
-                )
+                rates = cosine(1.0, index, epochs, steps)
+
+                def done() -> None:
+                    bar.advance(task)
+                    if on_step is not None:
+                        on_step(module)
+
+                mean, count, steps = _pass(module, data, descent, peaks, rates, loss, index, done)
                 _finite_state(module, index)
                 good = _snapshot(module)
                 valid_loss = valid_accuracy = None
                 if valid is not None:
                     valid_loss, valid_accuracy = _measure(module, valid, loss, index)
-                first = next(_cosine(lr, index, epochs, steps))
+                first = peaks[0] * next(cosine(1.0, index, epochs, steps))
                 seconds = time.perf_counter() - started
                 history.append(
                     Epoch(index, first, mean, count, valid_loss, valid_accuracy, seconds)
                 )
                 bar.update(task, description=f"epoch {index + 1}/{epochs} loss {mean:.4f}")
+                if file is not None:
+                    state = (_snapshot(module), descent.state_dict(), torch.get_rng_state())
+                    records = [vars(e) for e in history]
+                    write_checkpoint(file, Checkpoint(run, index + 1, *state, records, steps))
         except _NotFinite as error:
             module.load_state_dict(good)
             when = f"the end of epoch {len(history)}" if history else "before training"
@@ -145,6 +176,9 @@ def fit(
                 f"{error}; the module has its state from {when}; lower the learning rate "
                 f"({lr:g}) or look for extreme values in the data"
             ) from None
+        except KeyboardInterrupt:
+            module.load_state_dict(good)
+            raise
         finally:
             module.eval()
     return TrainingRun(tuple(history))
@@ -167,35 +201,11 @@ def _check(batches: Batches, epochs: int, lr: float) -> None:
         )
 
 
-def _optimizer(
-    parameters: list[nn.Parameter], name: str, lr: float, momentum: float, decay: float
-) -> torch.optim.Optimizer:
-    groups = [
-        {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": decay},
-        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
-    ]
-    groups = [group for group in groups if group["params"]]
-    if name == "sgd":
-        return torch.optim.SGD(groups, lr=lr, momentum=momentum)
-    if name == "adamw":
-        return torch.optim.AdamW(groups, lr=lr)
-    raise InputError(f"optimizer is 'sgd' or 'adamw', not {name!r}")
-
-
-def _cosine(lr: float, epoch: int, epochs: int, steps: int | None) -> Iterator[float]:
-    """Yield the learning rate of each step of an epoch, without end."""
-    step = 0
-    while True:
-        # Within an epoch of unknown length the rate stays where the epoch began.
-        share = 0.0 if steps is None else min(step / steps, 1.0)
-        yield lr * (1 + math.cos(math.pi * (epoch + share) / epochs)) / 2
-        step += 1
-
-
 def _pass(
     module: nn.Module,
     data: Iterable[Batch],
     optimizer: torch.optim.Optimizer,
+    peaks: list[float],
     rates: Iterator[float],
     loss: Loss,
     epoch: int,
@@ -206,13 +216,15 @@ def _pass(
     total, samples, step = 0.0, 0, 0
     for step, (x, y) in enumerate(data, start=1):
         rate = next(rates)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
+        for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+            group["lr"] = peak * rate
         optimizer.zero_grad(set_to_none=True)
         value = loss(module(x.to(device)), y.to(device))
         number = float(value.detach())
         if not math.isfinite(number):
-            raise _NotFinite(f"the loss is {number} at epoch {epoch + 1}, step {step}")
+            wrong = _not_finite(module)
+            where = f"; not finite: {', '.join(wrong)}" if wrong else ""
+            raise _NotFinite(f"the loss is {number} at epoch {epoch + 1}, step {step}{where}")
         value.backward()  # type: ignore[no-untyped-call]  # PyTorch leaves it untyped
         optimizer.step()
         total, samples = total + number * len(x), samples + len(x)
@@ -259,13 +271,16 @@ def _snapshot(module: nn.Module) -> dict[str, Tensor]:
     return {k: v.clone() if isinstance(v, Tensor) else v for k, v in module.state_dict().items()}
 
 
-def _finite_state(module: nn.Module, epoch: int) -> None:
-    bad = [
+def _not_finite(module: nn.Module) -> list[str]:
+    return [
         name
         for name, value in module.state_dict().items()
         if isinstance(value, Tensor) and value.is_floating_point() and not value.isfinite().all()
     ]
-    if bad:
+
+
+def _finite_state(module: nn.Module, epoch: int) -> None:
+    if bad := _not_finite(module):
         raise _NotFinite(f"not finite after the last step of epoch {epoch + 1}: {', '.join(bad)}")
 
 

@@ -99,7 +99,15 @@ from bitsmith.numbers.packing import pack, unpack
 from bitsmith.numbers.qtensor import QTensor
 from bitsmith.numbers.range_search import search_range
 from bitsmith.numbers.scheme import Scheme
-from bitsmith.numbers.statistics import Extrema, Gram, Histogram, Moments, Samples, Statistic
+from bitsmith.numbers.statistics import (
+    Extrema,
+    Fisher,
+    Gram,
+    Histogram,
+    Moments,
+    Samples,
+    Statistic,
+)
 from bitsmith.numbers.stored import from_stored, to_stored
 
 __all__ = [
@@ -107,6 +115,7 @@ __all__ = [
     "Calibrator",
     "Encoding",
     "Extrema",
+    "Fisher",
     "Gram",
     "Granularity",
     "Histogram",

@@ -13,7 +13,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from bitsmith.errors import DataError, SchemeError
+from bitsmith.errors import SchemeError
 from bitsmith.numbers.affine import quantize
 from bitsmith.numbers.block_fit import Codes, fit_offset, fit_scale, loss, total
 from bitsmith.numbers.block_levels import fit_super_blocks
@@ -21,7 +21,7 @@ from bitsmith.numbers.block_plan import BlockPlan, block_plan
 from bitsmith.numbers.formats import NumberFormat
 from bitsmith.numbers.formats.minifloat import fp32
 from bitsmith.numbers.qtensor import QTensor
-from bitsmith.numbers.ranges import as_float32, value_range
+from bitsmith.numbers.ranges import as_float32, relative_importance, value_range
 from bitsmith.numbers.scheme import Scheme
 
 __all__ = ["search_blocks"]
@@ -70,7 +70,7 @@ def search_blocks(x: Tensor, scheme: Scheme, importance: Tensor | None = None) -
     outer = groups if plan.inner is None else plan.inner.granularity.scale_shape(groups)
     value_range(x)  # refuses what is empty or not finite
     blocks = x.reshape(-1, plan.count, plan.size)
-    weights = None if importance is None else _importance(importance, x)
+    weights = None if importance is None else relative_importance(importance, x)
     if weights is not None:
         weights = weights.reshape(blocks.shape)
     found: list[_Part] = []
@@ -223,20 +223,3 @@ def _refuse_beyond(values: Tensor, number: NumberFormat, name: str) -> None:
             f"{over} of {values.numel()} {name} are beyond {number.name}, whose largest number is "
             f"{number.max:g}: use a format with a larger range, such as bf16 or None (float32)"
         )
-
-
-def _importance(importance: Tensor, x: Tensor) -> Tensor:
-    importance = as_float32(importance).to(x.device)
-    bad = int((~(torch.isfinite(importance) & (importance >= 0))).sum())
-    if bad or not importance.numel():
-        raise DataError(
-            f"{bad} of {importance.numel()} importances are negative, NaN or infinite; an error "
-            "counts 0 or more, and there is at least one"
-        )
-    try:
-        return (importance / max(float(importance.max()), 1e-45)).expand(x.shape)
-    except RuntimeError:
-        raise DataError(
-            f"importance of shape {tuple(importance.shape)} does not broadcast to values of shape "
-            f"{tuple(x.shape)}"
-        ) from None

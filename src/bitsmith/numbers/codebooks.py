@@ -24,7 +24,7 @@ from bitsmith.numbers.qtensor import QTensor
 from bitsmith.numbers.ranges import as_float32, value_range
 from bitsmith.numbers.scheme import Scheme
 
-__all__ = ["Method", "cluster", "huffman_bytes"]
+__all__ = ["Method", "cluster", "huffman_bytes", "nearest_entries"]
 
 Method = Literal["auto", "exact", "lloyd"]
 
@@ -91,6 +91,42 @@ def cluster(
         codebook.reshape(*shape, *codebook.shape[1:]),
         scheme,
     )
+
+
+def nearest_entries(x: Tensor, codebook: Tensor, scheme: Scheme) -> Tensor:
+    """Return the codes of ``x`` in known tables: the nearest entry of each value or vector.
+
+    Args:
+        x: floating-point values, any shape.
+        codebook: one table for every group, ``[*groups, 2^bits]``, ascending, or
+            ``[*groups, 2^bits, dimension]``.
+        scheme: its format is a learned table.
+
+    Raises:
+        SchemeError: the format is no learned table, or its vectors do not divide a group.
+        DataError: ``x`` is empty or has values that are not finite; tables of another shape.
+
+    >>> from bitsmith.numbers.formats.codebook import codebook1
+    >>> nearest_entries(torch.tensor([0.2, 7.0]), torch.tensor([0.0, 1.0]), Scheme(codebook1))
+    tensor([0, 1], dtype=torch.uint8)
+    """
+    number = scheme.format
+    if not isinstance(number, LearnedFormat):
+        raise SchemeError(f"{number.name} has a table of its own: use quantize(x, scheme)")
+    x = as_float32(x)
+    value_range(x)  # refuses what is empty or not finite
+    shape = scheme.granularity.scale_shape(x.shape)
+    vectors = (number.dimension,) if number.dimension > 1 else ()
+    expected = (*shape, 1 << number.bits, *vectors)
+    if tuple(codebook.shape) != expected:
+        raise DataError(f"tables are {list(expected)}, not {list(codebook.shape)}")
+    layout = _Layout(x.shape, shape, number.dimension)
+    rows = layout.groups(x)
+    tables = codebook.reshape(len(rows), -1, *vectors)
+    if not vectors:
+        return layout.restored(assign(rows, tables))
+    found = [assign_vectors(r, t) for r, t in zip(rows, tables, strict=True)]  # few: large tables
+    return layout.restored(torch.stack(found))
 
 
 def huffman_bytes(q: QTensor) -> int:

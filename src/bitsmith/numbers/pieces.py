@@ -102,7 +102,8 @@ def _merged(wide: Sequence[int], narrow: Sequence[int]) -> tuple[tuple[int, ...]
     for n, s in zip(wide, narrow, strict=True):
         if n == 1:
             continue
-        if groups and (groups[-1][1] == 1) == (s == 1):
+        # Not one comparison of two truths: sizes are symbols where a compiler traces.
+        if groups and (groups[-1][1] == 1 if s == 1 else groups[-1][1] != 1):
             groups[-1] = [groups[-1][0] * n, groups[-1][1] * s]
         else:
             groups.append([n, s])

@@ -11,11 +11,11 @@ from typing import final
 import torch
 from torch import Tensor
 
-from bitsmith.errors import DataError, InputError
+from bitsmith.errors import InputError
 from bitsmith.numbers.affine import fake_quantize, scale_zero_point
 from bitsmith.numbers.formats import NumberFormat
 from bitsmith.numbers.pieces import in_blocks, pieces
-from bitsmith.numbers.ranges import as_float32, value_range
+from bitsmith.numbers.ranges import as_float32, relative_importance, value_range
 from bitsmith.numbers.scheme import Scheme
 
 __all__ = ["search_range"]
@@ -88,7 +88,7 @@ def search_range(
     shape = scheme.granularity.scale_shape(x.shape)
     low, high = value_range(x, shape)
     low, high = low.clamp(max=0.0), high.clamp(min=0.0)
-    weight = None if importance is None else _importance(importance, x)
+    weight = None if importance is None else relative_importance(importance, x)
     factors = _factors(scheme, steps, smallest)
     whole = isinstance(scheme.scale_format, Scheme) or scheme.rounding == "stochastic"
     if whole or not shape or shape[0] == 1:
@@ -227,25 +227,6 @@ def _factors(scheme: Scheme, steps: int, smallest: float) -> list[float]:
 def _times(bound: Tensor, factor: float) -> Tensor:
     limit = torch.finfo(torch.float32).max
     return (bound * factor).clamp(-limit, limit)
-
-
-def _importance(importance: Tensor, x: Tensor) -> Tensor:
-    importance = as_float32(importance).to(x.device)
-    if importance.numel() == 0:
-        raise DataError(f"importance of shape {tuple(importance.shape)} has no values")
-    bad = int((~(torch.isfinite(importance) & (importance >= 0))).sum())
-    if bad:
-        raise DataError(
-            f"{bad} of {importance.numel()} importances are negative, NaN or infinite; an error "
-            "counts 0 or more"
-        )
-    try:
-        return (importance / max(float(importance.max()), 1e-45)).expand(x.shape)
-    except RuntimeError:
-        raise DataError(
-            f"importance of shape {tuple(importance.shape)} does not broadcast to values of shape "
-            f"{tuple(x.shape)}"
-        ) from None
 
 
 def _check_options(steps: int, smallest: float, norm: float) -> None:

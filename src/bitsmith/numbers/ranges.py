@@ -1,4 +1,4 @@
-"""The smallest and the largest value of a tensor, refusing what is not finite."""
+"""What is asked of values to quantize: finite ones, their range, and how much an error counts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,13 @@ from torch import Tensor
 from bitsmith.errors import DataError
 from bitsmith.numbers.pieces import PIECE, in_blocks, pieces
 
-__all__ = ["as_float32", "mirrored_range", "refuse_not_finite", "value_range"]
+__all__ = [
+    "as_float32",
+    "mirrored_range",
+    "refuse_not_finite",
+    "relative_importance",
+    "value_range",
+]
 
 
 def as_float32(x: Tensor) -> Tensor:
@@ -78,6 +84,38 @@ def refuse_not_finite(x: Tensor) -> NoReturn:
         f"{nan} NaN and {inf} infinite of {x.numel()} values (shape {tuple(x.shape)}); only "
         "finite float32 values can be quantized: find the layer or sample that produces them"
     )
+
+
+def relative_importance(importance: Tensor, x: Tensor) -> Tensor:
+    """Return how much an error counts, in units of the largest: float32 0 … 1, shape of ``x``.
+
+    Args:
+        importance: finite, not negative; broadcasts to ``x``. All zeros stay zeros.
+        x: the values that are quantized.
+
+    Raises:
+        DataError: no values, negative, NaN or infinite ones (the message counts them), or a shape
+            that does not broadcast.
+
+    >>> relative_importance(torch.tensor([1.0, 4.0]), torch.zeros(2, 2)).tolist()
+    [[0.25, 1.0], [0.25, 1.0]]
+    """
+    importance = as_float32(importance).to(x.device)
+    if importance.numel() == 0:
+        raise DataError(f"importance of shape {tuple(importance.shape)} has no values")
+    bad = int((~(torch.isfinite(importance) & (importance >= 0))).sum())
+    if bad:
+        raise DataError(
+            f"{bad} of {importance.numel()} importances are negative, NaN or infinite; an error "
+            "counts 0 or more"
+        )
+    try:
+        return (importance / max(float(importance.max()), 1e-45)).expand(x.shape)
+    except RuntimeError:
+        raise DataError(
+            f"importance of shape {tuple(importance.shape)} does not broadcast to values of shape "
+            f"{tuple(x.shape)}"
+        ) from None
 
 
 def _block_ranges(x: Tensor, scale_shape: Sequence[int]) -> tuple[Tensor, Tensor]:

@@ -108,7 +108,7 @@ def scale_parameters(low: Tensor, high: Tensor, scheme: Scheme) -> Parameters:
             scale = _bounded(scale, zero_point, scheme)
         number = scheme.format
         has_zero = not number.decode(number.encode(torch.zeros(1))).any()
-        scale = torch.where(exact == 0, 1.0 if has_zero else _FLOAT32.tiny, scale)
+        scale = torch.where(exact == 0, 1.0 if has_zero else _least(scheme), scale)
     return Parameters(scale, zero_point, stored, offset, offsets)
 
 
@@ -209,8 +209,13 @@ def _stored(exact: Tensor, absmax: Tensor, scheme: Scheme) -> tuple[Tensor, QTen
             f"number is {inner.max:g} (the largest scale is {float(exact.max()):g}): use a scale "
             "format with a larger range, such as bf16 or None (float32)"
         )
-    least = max(inner.step, _FLOAT32.tiny)
-    return inner.decode(inner.encode(exact.to(torch.float32).clamp(min=least))), None
+    return inner.decode(inner.encode(exact.to(torch.float32).clamp(min=_least(scheme)))), None
+
+
+def _least(scheme: Scheme) -> float:
+    """Return the smallest scale that the scale format holds and float32 has as a normal number."""
+    inner = scheme.scale_format
+    return max(inner.step, _FLOAT32.tiny) if isinstance(inner, NumberFormat) else _FLOAT32.tiny
 
 
 def _power_of_two(exact: Tensor, absmax: Tensor, scheme: Scheme) -> Tensor:

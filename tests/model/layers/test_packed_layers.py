@@ -33,6 +33,12 @@ SCHEMES = [
 ROWS = Scheme(int8, granularity=PerChannel(0))
 
 
+@pytest.fixture(autouse=True)
+def _nothing_compiled_before() -> None:
+    """PyTorch counts what it compiles of a function, over tests, and stops at eight."""
+    torch.compiler.reset()
+
+
 def packed(weight: torch.Tensor, scheme: Scheme) -> PackedWeight:
     flat = weight.detach().flatten(1)
     q = cluster(flat, scheme) if scheme.learned else quantize(flat, scheme)
@@ -89,6 +95,32 @@ def test_an_embedding_decodes_rows(scheme: Scheme) -> None:
     assert (layer.packed.rows(index) is not None) == by_rows
 
 
+@pytest.mark.parametrize("scheme", [ROWS, SCHEMES[-1]], ids=["rows", "whole table"])
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32])
+def test_an_embedding_refuses_what_no_row_has(scheme: Scheme, dtype: torch.dtype) -> None:
+    table = nn.Embedding(40, 64)
+    layer = QuantEmbedding(packed(table.weight, scheme), None, torch.float32)
+    for bad, named in (([[3, -1]], -1), ([40], 40), ([-41, 2], -41)):
+        index = torch.tensor(bad, dtype=dtype)
+        with pytest.raises(IndexError):
+            table(index)
+        with pytest.raises(IndexError, match=f"^index {named} is not a row of a table of 40: 0 to"):
+            layer(index)
+    assert layer(torch.empty(0, 3, dtype=dtype)).shape == (0, 3, 64)
+    compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)
+    assert torch.equal(compiled(torch.tensor([0, 39], dtype=dtype)), layer.weight[[0, 39]])
+    with pytest.raises(IndexError, match="out of range"):
+        compiled(torch.tensor([0, -1], dtype=dtype))
+
+
+def test_an_embedding_refuses_masks_as_the_float_one_does() -> None:
+    table = nn.Embedding(2, 64)
+    layer, mask = QuantEmbedding(packed(table.weight, ROWS), None, torch.float32), torch.ones(2) > 0
+    for each, says in ((table, "scalar types: Long, Int"), (layer, "dtype int32 or int64")):
+        with pytest.raises(RuntimeError, match=says):
+            each(mask)
+
+
 @pytest.mark.parametrize(
     ("module", "names", "shape"),
     [
@@ -116,6 +148,8 @@ def test_any_module_runs_with_its_weights_dequantized(module, names, shape) -> N
     if isinstance(found, tuple):
         found, expected = found[0], expected[0]
     assert torch.equal(found, expected)
+    for name in names:
+        assert torch.equal(getattr(layer, name), weights[name].dequantize())
     assert sum(p.numel() for p in layer.parameters() if not p.is_meta) < sum(
         p.numel() for p in module.parameters()
     )
@@ -131,6 +165,8 @@ def test_attention_and_the_attributes_of_the_inner_module() -> None:
     layer, x = WeightOnly(attention, weights), torch.randn(2, 5, 16)
     assert torch.equal(layer(x, x, x)[0], reference(x, x, x)[0])
     assert layer.embed_dim == 16
+    assert torch.equal(layer.in_proj_weight, weights["in_proj_weight"].dequantize())
+    assert torch.equal(layer.weights()["out_proj.weight"], weights["out_proj.weight"].dequantize())
     with pytest.raises(AttributeError):
         _ = layer.no_such_thing
 

@@ -10,7 +10,7 @@ import torch
 
 from bitsmith.errors import SchemeError
 from bitsmith.numbers.formats import formats
-from bitsmith.numbers.formats.logarithmic import ApotFormat, PowerOfTwoFormat
+from bitsmith.numbers.formats.logarithmic import ApotFormat, LogarithmicFormat, PowerOfTwoFormat
 
 # Exponents −e of each term's powers of two, as the authors' released code lists them for 2 to 6
 # bits beside the sign; the term may also be zero.
@@ -42,6 +42,13 @@ def test_additive_powers_are_those_of_the_released_code(bits: int) -> None:
     expected = (levels / levels[-1]).astype(np.float32)
     assert np.array_equal(number.grid.numpy()[2**bits - 1 :], expected)
     assert np.array_equal(number.grid.numpy(), -number.grid.numpy()[::-1])
+
+
+def test_the_two_differ_only_in_their_magnitudes() -> None:
+    own = {n for f in (PowerOfTwoFormat, ApotFormat) for n in vars(f) if not n.startswith("_")}
+    assert own == {"prefix", "fewest", "fields", "magnitudes", "rank"}
+    with pytest.raises(TypeError, match="abstract"):
+        LogarithmicFormat()
 
 
 def test_the_widest_follows_the_same_formula() -> None:

@@ -166,7 +166,7 @@ def test_constant_denormal_and_huge_values(make, value: float) -> None:
 
 
 def test_the_family_is_found_by_name() -> None:
-    assert list(statistics) == ["extrema", "gram", "histogram", "moments", "samples"]
+    assert list(statistics) == ["extrema", "fisher", "gram", "histogram", "moments", "samples"]
     assert all(statistics[name].name == name for name in statistics)
     with pytest.raises(UnknownNameError, match="did you mean 'histogram'"):
         statistics["histogramm"]

@@ -9,8 +9,13 @@ An exporter's contract is ``check`` (everything it cannot represent, before a by
 
 from __future__ import annotations
 
+import logging
+import os
+import tempfile
+import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, final
@@ -29,7 +34,10 @@ __all__ = [
     "export",
     "export_module",
     "exporters",
+    "first_cause",
     "module_exporters",
+    "quiet_translation",
+    "replace_atomically",
 ]
 
 
@@ -38,22 +46,26 @@ class Exporter(ABC):
 
     Attributes:
         suffix: of the files, for example ``.onnx``.
+        takes: options it knows.
     """
 
     registry: ClassVar[Registry[type[Exporter]]] = Registry("exporter", __name__)
     name: ClassVar[str]
     suffix: ClassVar[str]
+    takes: ClassVar[tuple[str, ...]] = ()
 
     def __init_subclass__(cls, *, name: str) -> None:
         cls.name = name
         Exporter.registry.add(name, cls)
 
     @abstractmethod
-    def check(self, model: QuantizedModel) -> list[str]:
+    def check(self, model: QuantizedModel, **options: Any) -> list[str]:
         """Return everything of ``model`` that the format cannot represent; empty: all of it can."""
 
     @abstractmethod
-    def write(self, model: QuantizedModel, path: Path, metadata: dict[str, str]) -> None:
+    def write(
+        self, model: QuantizedModel, path: Path, metadata: dict[str, str], **options: Any
+    ) -> None:
         """Write ``model`` to ``path``, by a temporary name in the same folder."""
 
     @abstractmethod
@@ -160,11 +172,7 @@ def export_module(
     """
     path = Path(path)
     exporter = _exporter(path, format)
-    if unknown := sorted(set(options) - set(exporter.takes)):
-        raise ExportError(
-            f"{exporter.name} takes no {', '.join(unknown)}; it takes "
-            f"{', '.join(exporter.takes) or 'no options'}"
-        )
+    _check_options(exporter, options)
     inputs = (example,) if isinstance(example, Tensor) else example
     job = ModuleExport(model, inputs, config, metadata or {}, options)
     if problems := exporter.check(job):
@@ -172,6 +180,14 @@ def export_module(
         raise ExportError(f"{exporter.name} cannot represent:\n  {lines}")
     exporter.write(job, path)
     return path
+
+
+def _check_options(exporter: Exporter | ModuleExporter, options: Mapping[str, Any]) -> None:
+    if unknown := sorted(set(options) - set(exporter.takes)):
+        raise ExportError(
+            f"{exporter.name} takes no {', '.join(unknown)}; it takes "
+            f"{', '.join(exporter.takes) or 'no options'}"
+        )
 
 
 def _exporter(path: Path, format: str | None) -> ModuleExporter:
@@ -189,7 +205,7 @@ def export(
     model: nn.Module,
     path: str | Path,
     metadata: dict[str, str] | None = None,
-    **of_modules: Any,
+    **options: Any,
 ) -> Path:
     """Write ``model`` to ``path``; the suffix names the format. Returns the path.
 
@@ -197,16 +213,17 @@ def export(
         model: a quantized model of either lane.
         path: of the file.
         metadata: more to write into the file.
-        of_modules: for a module with packed weights, the arguments of :func:`export_module`.
+        options: of the format. A graph in integers: ``weights="packed"`` for ONNX, which holds
+            weights of 4 bits and fewer in so many bits; ``"int8"``, the default, in a byte. A
+            module with packed weights: the arguments of :func:`export_module`.
 
     Raises:
-        ExportError: the format cannot represent something; all of it is listed.
+        ExportError: an option that the format does not know, or something it cannot represent;
+            all of it is listed.
     """
     path = Path(path)
     if not isinstance(model, QuantizedModel):
-        return export_module(model, path, metadata=metadata, **of_modules)
-    if of_modules:
-        raise ExportError(f"a graph in integers takes no {', '.join(sorted(of_modules))}")
+        return export_module(model, path, metadata=metadata, **options)
     suffixes = {Exporter.registry[name].suffix: name for name in Exporter.registry}
     if path.suffix not in suffixes:
         raise ExportError(
@@ -214,11 +231,53 @@ def export(
             f"known: {', '.join(sorted(suffixes))}"
         )
     exporter = Exporter.registry[suffixes[path.suffix]]()
-    if problems := exporter.check(model):
+    _check_options(exporter, options)
+    if problems := exporter.check(model, **options):
         lines = "\n  ".join(problems)
         raise ExportError(f"{path.suffix} cannot represent:\n  {lines}")
-    exporter.write(model, path, metadata or {})
+    exporter.write(model, path, metadata or {}, **options)
     return path
+
+
+def replace_atomically(path: Path, content: bytes) -> None:
+    """Write ``content`` under a temporary name beside ``path`` and rename it.
+
+    Raises:
+        ExportError: the place cannot be written.
+    """
+    try:
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise ExportError(f"{path} cannot be written: {error.strerror or error}") from error
+
+
+@contextmanager
+def quiet_translation() -> Iterator[None]:
+    """Keep the notes of PyTorch's ONNX exporter about other libraries off the terminal."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def first_cause(error: BaseException) -> str:
+    """Return the first line of the error that began a chain of them, or that error's type."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return next((t.strip() for t in str(error).splitlines() if t.strip()), type(error).__name__)
 
 
 exporters = Exporter.registry

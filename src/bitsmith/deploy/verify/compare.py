@@ -31,14 +31,15 @@ class Difference:
     total: float = 0.0
 
     def add(self, ours: Tensor, theirs: Tensor) -> None:
-        """Account for one batch."""
-        gap = (ours.double() - theirs.double()).abs()
+        """Account for one batch, of any type: masks are bool."""
+        values = ours.double()
+        gap = (values - theirs.double()).abs()
         self.n += gap.numel()
         self.differing += int((gap != 0).sum())
         self.total += float(gap.sum())
         if gap.numel():
             self.largest = max(self.largest, float(gap.max()))
-            self.magnitude = max(self.magnitude, float(ours.abs().max()))
+            self.magnitude = max(self.magnitude, float(values.abs().max()))
 
     @property
     def mean(self) -> float:

@@ -1,6 +1,6 @@
 """Run every layer alone on the codes that make its sums as large as they get.
 
-For an output channel, the code 255 under every positive weight and 0 under every negative one
+For an output channel, the largest code under every positive weight and 0 under every negative one
 gives the largest sum, and the reverse the smallest. Random and real data hardly ever come near:
 the 16-bit saturation of machines without VNNI would stay unseen.
 """
@@ -69,13 +69,14 @@ def _alone(program: Program, node: Node, shape: tuple[int, ...], out: tuple[int,
 
 
 def _patterns(program: Program, node: Node) -> Tensor:
-    """uint8 ``[patterns, I/groups, *kernel]`` and the channel each belongs to."""
+    """uint8 ``[patterns, I/groups, *kernel]``, two for each chosen channel, and all at the top."""
     weight = program.layers[node.name].weight.codes
     sums = integer.max_pair_sum(weight)
     channels = sums.argsort(descending=True)[:_CHANNELS]
     chosen = weight[channels]
-    both = torch.cat([chosen > 0, chosen < 0]).to(torch.uint8) * 255
-    return torch.cat([both, torch.full_like(both[:1], 255)])
+    top = program.encodings[node.inputs[0]].format.code_max
+    both = torch.cat([chosen > 0, chosen < 0]).to(torch.uint8) * top
+    return torch.cat([both, torch.full_like(both[:1], top)])
 
 
 def _linear(program: Program, node: Node) -> tuple[Program, Tensor]:

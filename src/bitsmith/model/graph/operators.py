@@ -16,6 +16,7 @@ model run it, and the capture is checked against the original module with it.
 ``batch_norm``     only until it is folded; params weight, bias, mean, var
 ``relu clamp leaky_relu sigmoid tanh silu hardswish hardsigmoid gelu softmax layer_norm``
 ``mean sum norm reshape transpose slice pad upsample_nearest``  0 in a reshape keeps that axis
+``requantize``     x: between integers a change of encoding, in float the identity
 ``embedding``      ids of any integer type, params weight ``[rows, width]``
 ``arange``         0, 1, … of the length of one axis of its input
 ``slice_to``       the first of x along axis, as many as the second tensor has along size_of
@@ -180,6 +181,7 @@ OPERATORS: dict[str, Kernel] = {
     ),
     "cast": lambda a, p, x: x[0].to(getattr(torch, a["dtype"])),
     "ne": lambda a, p, x: x[0] != a["value"],
+    "requantize": lambda a, p, x: x[0],
     "reshape": _reshape,
     "transpose": lambda a, p, x: x[0].permute(a["perm"]),
     "slice": _slice,

@@ -6,6 +6,7 @@ from typing import final
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from bitsmith.model.layers.packed import PackedWeight
 
@@ -35,9 +36,14 @@ class QuantEmbedding(nn.Module):
         return self.packed.dequantize(self.dtype)
 
     def forward(self, index: Tensor) -> Tensor:
+        """Return rows ``[*index.shape, features]``.
+
+        Raises:
+            IndexError: an index is negative or not below the number of rows.
+        """
         rows = self.packed.rows(index)
         if rows is None:
-            rows = self.packed.dequantize()[index]
+            rows = functional.embedding(index, self.packed.dequantize())
         return rows.to(self.dtype)
 
     def extra_repr(self) -> str:

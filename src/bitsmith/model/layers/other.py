@@ -44,8 +44,16 @@ class WeightOnly(nn.Module):
         return functional_call(self.inner, self.weights(), args, kwargs)
 
     def __getattr__(self, name: str) -> Any:
-        """Fall back on the inner module, so that ``conv.stride`` or ``lstm.hidden_size`` work."""
+        """Fall back on the inner module, so that ``conv.stride`` or ``lstm.hidden_size`` work.
+
+        The name of a packed weight gives it dequantized, computed anew at every look. One that
+        lies deeper (``attention.out_proj.weight``) has no values there: see :meth:`weights`.
+        """
         try:
             return super().__getattr__(name)
         except AttributeError:
+            packed = super().__getattr__("packed")
+            assert isinstance(packed, nn.ModuleDict)
+            if name in packed and isinstance(weight := packed[name], PackedWeight):
+                return weight.dequantize(self.dtypes[name])
             return getattr(super().__getattr__("inner"), name)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
-from typing import final
+from typing import Self, final
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from bitsmith.numbers.qtensor import QTensor
 from bitsmith.numbers.scheme import Scheme
 from bitsmith.numbers.stored import from_stored, to_stored
 
-__all__ = ["PackedWeight"]
+__all__ = ["PackedWeight", "check_rows"]
 
 
 @final
@@ -79,7 +79,12 @@ class PackedWeight(nn.Module):
         """Return rows of the weight, float32 ``[*index.shape, columns]``, decoding only them.
 
         None where rows do not lie apart in the packed form: they share bytes, or scales.
+
+        Raises:
+            IndexError: an index below 0, or not below the number of rows; it and the rows are
+                named. (A traced or accelerated index is checked by PyTorch's kernel, in its words.)
         """
+        check_rows(index, self.stored_shape[0])
         rows, columns = self.stored_shape
         apart = self.scheme.granularity.scale_shape(self.stored_shape)[:1] == (rows,)
         row_bits = columns * self.scheme.format.bits
@@ -91,7 +96,7 @@ class PackedWeight(nn.Module):
             if part.numel() % rows or "." in name:
                 return None
             wide = part.reshape(rows, -1)
-            chosen[name] = wide[flat].reshape(-1)
+            chosen[name] = wide.index_select(0, flat).reshape(-1)
         q_shape = [flat.numel(), columns]
         return self._decoded(chosen, q_shape).reshape(*index.shape, columns)
 
@@ -113,7 +118,7 @@ class PackedWeight(nn.Module):
         shape = "×".join(map(str, self.shape))
         return f"{self.scheme.format.name}, {self.scheme.granularity}, {shape}"
 
-    def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Move to a device, but never to another type: the bits are what they are."""
         for name, part in list(self._buffers.items()):
             if part is None:
@@ -123,6 +128,26 @@ class PackedWeight(nn.Module):
                 moved = part.to(moved.device)
             self._buffers[name] = moved
         return self
+
+
+def check_rows(index: Tensor, rows: int) -> None:
+    """Refuse indices that no row has, as ``nn.Embedding`` does: -1 is not the last row.
+
+    Not on an accelerator, which would have to be waited for, nor in a trace, which has no values:
+    there the kernel that looks the rows up has bounds of its own.
+
+    Raises:
+        IndexError: an index is negative or too large.
+
+    >>> check_rows(torch.tensor([0, 3]), 3)
+    Traceback (most recent call last):
+    IndexError: index 3 is not a row of a table of 3: 0 to 2
+    """
+    if torch.compiler.is_compiling() or index.device.type != "cpu" or not index.numel():
+        return
+    for found in (int(index.min()), int(index.max())):
+        if not 0 <= found < rows:
+            raise IndexError(f"index {found} is not a row of a table of {rows}: 0 to {rows - 1}")
 
 
 @lru_cache(maxsize=256)

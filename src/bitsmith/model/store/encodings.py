@@ -7,8 +7,7 @@ give a quantized model by rounding to nearest, so the same checkpoint gives the 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from bitsmith.errors import InputError, WeightsError
-from bitsmith.model.owners import weight_owners
+from bitsmith.model.owners import memory_key, weight_owners
 from bitsmith.model.recipe import Recipe
 from bitsmith.model.store.manifest import LayerEntry, Manifest, WeightEntry
 from bitsmith.model.store.parts import misfits, part_specs
 from bitsmith.model.store.reround import filler_codes, reround
 from bitsmith.model.store.safetensors_file import map_tensors, tensor_sha256, write_tensors
 from bitsmith.model.store.survey import join, survey
-from bitsmith.model.swap import Plan, Swap
-from bitsmith.numbers.qtensor import QTensor
+from bitsmith.model.swap import Plan, RoundedWeight, Swap
 from bitsmith.numbers.scheme import Scheme
 from bitsmith.numbers.stored import from_stored, to_stored
 
@@ -109,28 +107,21 @@ def apply_encodings(model: nn.Module, path: str | Path) -> nn.Module:
     manifest, tensors = _read(path)
     activation = _activation(manifest, path)
     plan = _plan(model, manifest, path)
-    other: set[str] = set()
+    note = "other codes than the encodings were taken from: another checkpoint, or not nearest"
 
-    def rounder(name: str, weight: Tensor, scheme: Scheme) -> QTensor:
+    def rounder(name: str, weight: Tensor, scheme: Scheme) -> RoundedWeight:
         entry = manifest.weights[name]
         parts = {"codes": filler_codes(scheme, entry.stored_shape)}
         parts |= {p: tensors[f"{name}/{p}"] for p in _kept(entry)}
         q = reround(weight, from_stored(parts, scheme, entry.stored_shape))
-        if tensor_sha256(to_stored(q)["codes"]) != entry.codes_sha256:
-            other.add(name)
-        return q
+        same = tensor_sha256(to_stored(q)["codes"]) == entry.codes_sha256
+        return RoundedWeight(q, "nearest", reason="" if same else note)
 
     swap = Swap(model, plan, activation)
     for owner in swap.owners:
         swap.swap(owner, rounder)
     result: Any = swap.model
-    note = "other codes than the encodings were taken from: another checkpoint, or not nearest"
-    result.coverage = [
-        replace(row, reason="; ".join(filter(None, (row.reason, note))))
-        if row.layer in other
-        else row
-        for row in swap.rows
-    ]
+    result.coverage = swap.rows
     if manifest.recipe is not None:
         result.recipe = manifest.recipe
     quantized: nn.Module = result
@@ -211,11 +202,11 @@ def _misfits(
 ) -> list[str]:
     """Return which weights have another shape, no values, bad values, or are tied otherwise."""
     wrong = []
-    first: dict[int, str] = {}
+    first: dict[Hashable, str] = {}
     for name, parameter in found.items():
         if name not in names:
             continue
-        entry, tied = weights[names[name]], first.setdefault(id(parameter), name)
+        entry, tied = weights[names[name]], first.setdefault(memory_key(parameter), name)
         if tied != names[name]:
             wrong.append(f"{name} is {names[name]} in the encodings, {tied} in the model")
         elif tuple(parameter.shape) != entry.shape:

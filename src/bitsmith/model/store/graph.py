@@ -86,6 +86,8 @@ def _describe(model: QuantizedModel) -> tuple[dict[str, Any], dict[str, Tensor]]
         tensors[f"zero_point:{name}"] = layer.weight.zero_point
         if layer.bias is not None:
             tensors[f"bias:{name}"] = layer.bias
+        if layer.table is not None:
+            tensors[f"table:{name}"] = layer.table
         layers[name] = {
             "scheme": layer.weight.scheme.to_json(),
             "error": layer.error,
@@ -137,6 +139,7 @@ def _restore(description: dict[str, Any], tensors: dict[str, Tensor]) -> Quantiz
             tensors.get(f"bias:{name}"),
             layer["error"],
             layer["nearest_error"],
+            tensors.get(f"table:{name}"),
         )
         for name, layer in description["layers"].items()
     }

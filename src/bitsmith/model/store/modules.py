@@ -100,7 +100,8 @@ def load_modules(
         result.recipe = manifest.recipe
     if manifest.coverage is not None:
         result.coverage = manifest.coverage
-    return result.eval()  # type: ignore[no-any-return]
+    loaded: nn.Module = result.eval()
+    return loaded
 
 
 def _read_json(path: Path) -> Any:

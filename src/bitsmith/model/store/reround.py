@@ -9,10 +9,8 @@ import torch
 from torch import Tensor
 
 from bitsmith.model.store.parts import part_specs
-from bitsmith.numbers.clustering import assign, assign_vectors
+from bitsmith.numbers.codebooks import nearest_entries
 from bitsmith.numbers.coding import encode
-from bitsmith.numbers.formats.codebook import LearnedFormat
-from bitsmith.numbers.granularity import blocked
 from bitsmith.numbers.qtensor import QTensor
 from bitsmith.numbers.scheme import Scheme
 
@@ -39,27 +37,6 @@ def reround(weight: Tensor, like: QTensor) -> QTensor:
     [64, 25]
     """
     if like.codebook is not None:
-        return replace(like, codes=_entries(weight, like, like.codebook))
+        return replace(like, codes=nearest_entries(weight, like.codebook, like.scheme))
     codes, _ = encode(weight, like.scale, like.zero_point, like.scheme)
     return replace(like, codes=codes)
-
-
-def _entries(weight: Tensor, like: QTensor, codebook: Tensor) -> Tensor:
-    """Return the index of the nearest entry in the table of each group."""
-    number = like.scheme.format
-    dimension = number.dimension if isinstance(number, LearnedFormat) else 1
-    vectors = [dimension] if dimension > 1 else []
-    wide, narrow = blocked(like.codes.shape, like.scale.shape)
-    narrow = narrow or (1,) * len(wide)
-    apart = [i for i, n in enumerate(narrow) if n > 1]
-    order = apart + [i for i in range(len(wide)) if i not in apart]
-    moved = weight.reshape(*wide, *vectors).permute([*order, *([len(wide)] if vectors else [])])
-    tables = codebook.reshape(like.scale.numel(), -1, *vectors)
-    rows = moved.reshape(len(tables), -1, *vectors)
-    if vectors:
-        codes = torch.stack([assign_vectors(r, t) for r, t in zip(rows, tables, strict=True)])
-    else:
-        codes = assign(rows, tables)
-    back = sorted(range(len(order)), key=order.__getitem__)
-    found = codes.reshape([wide[i] for i in order]).permute(back)
-    return found.reshape(like.codes.shape).contiguous()

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self, final
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -18,9 +20,21 @@ from torch import Tensor
 
 from bitsmith.errors import InputError, WeightsError
 
-__all__ = ["file_sha256", "map_tensors", "tensor_sha256", "write_tensors"]
+__all__ = [
+    "DTYPES",
+    "TensorFile",
+    "TensorSpec",
+    "file_sha256",
+    "map_tensors",
+    "nbytes",
+    "tensor_sha256",
+    "write_tensors",
+]
 
-_TYPES = {
+TensorSpec = tuple[torch.dtype, tuple[int, ...]]
+"""Type and shape of a tensor in a file."""
+
+DTYPES = {
     torch.float64: "F64",
     torch.float32: "F32",
     torch.float16: "F16",
@@ -40,6 +54,79 @@ _TYPES = {
 """What safetensors calls each type."""
 
 
+def nbytes(spec: TensorSpec) -> int:
+    """Return the bytes of a tensor of that type and shape."""
+    return spec[0].itemsize * math.prod(spec[1])
+
+
+@final
+class TensorFile:
+    """A safetensors file to be written: a context in which every tensor is put in its place.
+
+    The header comes first, so types and shapes have to be known before the values, which may come
+    in any order, one at a time.
+
+    Attributes:
+        order: names in the order of their places: wide types first, then by name.
+        head: the bytes before the first tensor.
+
+    Args:
+        path: of the file.
+        specs: name → type and shape, of the types in :data:`DTYPES`.
+        metadata: text for the header.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        specs: Mapping[str, TensorSpec],
+        metadata: Mapping[str, str] | None = None,
+    ) -> None:
+        self.order = sorted(specs, key=lambda name: (-specs[name][0].itemsize, name))
+        header: dict[str, Any] = {"__metadata__": {"format": "pt", **(metadata or {})}}
+        self._places: dict[str, int] = {}
+        end = 0
+        for name in self.order:
+            dtype, shape = specs[name]
+            self._places[name], end = end, end + nbytes(specs[name])
+            place = [self._places[name], end]
+            header[name] = {"dtype": DTYPES[dtype], "shape": list(shape), "data_offsets": place}
+        text = json.dumps(header).encode()
+        text += b" " * (-len(text) % 8)
+        self.head = len(text).to_bytes(8, "little") + text
+        self._specs, self._missing = specs, set(specs)
+        self._file = path.open("wb")
+        self._file.write(self.head)
+
+    def put(self, name: str, tensor: Tensor) -> memoryview:
+        """Write one tensor, once, of exactly the type and shape announced; returns its bytes.
+
+        Raises:
+            ValueError: it was not announced, has another type or shape, or comes twice.
+        """
+        found = (tensor.dtype, tuple(tensor.shape))
+        if found != self._specs.get(name) or name not in self._missing:
+            raise ValueError(f"{name} is {found}, not {self._specs.get(name)}, or comes twice")
+        self._missing.remove(name)
+        content = _bytes(tensor)
+        self._file.seek(len(self.head) + self._places[name])
+        self._file.write(content)
+        return content
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._file.close()
+        if kind is None and self._missing:
+            raise ValueError(f"not written: {', '.join(sorted(self._missing))}")
+
+
 def write_tensors(
     path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
 ) -> str:
@@ -52,27 +139,11 @@ def write_tensors(
     """
     if bad := [f"{name} ({what})" for name, t in tensors.items() if (what := _unfit(t))]:
         raise InputError(f"tensors that safetensors cannot hold: {', '.join(bad)}")
-    order = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
-    header: dict[str, Any] = {"__metadata__": {"format": "pt", **(metadata or {})}}
-    end = 0
-    for name in order:
-        start, end = end, end + tensors[name].numel() * tensors[name].element_size()
-        header[name] = {
-            "dtype": _TYPES[tensors[name].dtype],
-            "shape": list(tensors[name].shape),
-            "data_offsets": [start, end],
-        }
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    digest = hashlib.sha256()
-    with path.open("wb") as file:
-        for piece in (len(text).to_bytes(8, "little"), text):
-            file.write(piece)
-            digest.update(piece)
-        for name in order:
-            content = _bytes(tensors[name])
-            file.write(content)
-            digest.update(content)
+    specs = {name: (t.dtype, tuple(t.shape)) for name, t in tensors.items()}
+    with TensorFile(path, specs, metadata) as file:
+        digest = hashlib.sha256(file.head)
+        for name in file.order:
+            digest.update(file.put(name, tensors[name]))
     return digest.hexdigest()
 
 
@@ -88,8 +159,8 @@ def map_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
+            names = file.keys()
+            return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
     except FileNotFoundError as error:
         raise InputError(f"there is no file {path}") from error
     except (SafetensorError, OSError, ValueError, RuntimeError, MemoryError) as error:
@@ -121,4 +192,4 @@ def _unfit(tensor: Tensor) -> str:
         return "on the meta device: it has no values"
     if tensor.layout != torch.strided:
         return str(tensor.layout)
-    return "" if tensor.dtype in _TYPES else str(tensor.dtype)
+    return "" if tensor.dtype in DTYPES else str(tensor.dtype)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
 from typing import final
 
@@ -13,6 +13,7 @@ from bitsmith.model.layers.embedding import QuantEmbedding
 from bitsmith.model.layers.linear import QuantLinear
 from bitsmith.model.layers.other import WeightOnly
 from bitsmith.model.layers.packed import PackedWeight
+from bitsmith.model.owners import memory_key
 from bitsmith.model.store.manifest import FloatEntry, LayerEntry
 
 __all__ = ["Slot", "Survey", "join", "slots", "survey"]
@@ -63,7 +64,7 @@ def survey(model: nn.Module) -> Survey:
         InputError: it has no packed weights, or modules whose state is more than tensors.
     """
     found = Survey()
-    names: dict[int, str] = {}
+    names: dict[Hashable, str] = {}
     hidden: set[str] = set()
     stateful = []
     for path, module in _modules(model, found.shared):
@@ -80,7 +81,7 @@ def survey(model: nn.Module) -> Survey:
         for name, slot in _own(path, module):
             if slot.tensor is None or name in hidden:
                 continue
-            first = names.setdefault(id(slot.tensor), name)
+            first = names.setdefault(memory_key(slot.tensor), name)
             pairs = slot.tensor.is_complex()
             found.floats[name] = FloatEntry(first, slot.role, pairs)
             found.tensors[first] = slot.tensor

@@ -30,6 +30,7 @@ class Target(ABC):
         joining: the same for operators that run in integers where their neighbours do.
         moves: operators that the runtime runs on codes without changing what they stand for;
             output and input share one encoding.
+        requantizes: what the runtime runs to make codes of codes with another encoding.
         machines: machine name → what the file is exact on.
     """
 
@@ -38,6 +39,7 @@ class Target(ABC):
     integer: ClassVar[Mapping[str, str]]
     joining: ClassVar[Mapping[str, str]]
     moves: ClassVar[Mapping[str, str]]
+    requantizes: ClassVar[str]
     machines: ClassVar[Mapping[str, str]]
 
     def __init_subclass__(cls, *, name: str) -> None:
@@ -58,8 +60,22 @@ class Target(ABC):
         """Whether the integer kernel of ``node`` can hand out its result in float."""
 
     @abstractmethod
-    def rounding(self, node: Node, weight: Tensor, scheme: Scheme) -> Rounding:
-        """Return how the weight of ``node`` is rounded to be exact on the machine."""
+    def rounding(self, node: Node, weight: Tensor, scheme: Scheme, input_bits: int = 8) -> Rounding:
+        """Return how the weight of ``node`` is rounded to be exact on the machine.
+
+        Args:
+            node: a layer.
+            weight: its weight.
+            scheme: of the weight.
+            input_bits: of the codes that the layer reads.
+        """
+
+    @abstractmethod
+    def entry_limit(self, node: Node, weight: Tensor, input_bits: int) -> int:
+        """Return the largest ``|code|`` at which any 8-bit weights of ``node`` are exact.
+
+        Codes from a table are bounded by it, one by one. Arguments as of :meth:`rounding`.
+        """
 
     @abstractmethod
     def fixed_range(self, node: Node) -> tuple[float, float] | None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bitsmith.algorithms.rounding import Rounding
 from bitsmith.algorithms.roundings.nearest import Nearest
-from bitsmith.algorithms.roundings.pair_bound import PairBound
+from bitsmith.algorithms.roundings.pair_bound import PAIR_LIMIT, PairBound
 from bitsmith.model.graph.ir import Graph, Node
 from bitsmith.model.targets import Target
 from bitsmith.numbers.scheme import Scheme
@@ -40,6 +40,7 @@ _FLOAT_REASONS: Mapping[str, str] = {
     "cast": "a change of type",
     "ne": "a comparison",
     "layer_norm": "ONNX Runtime has no integer LayerNormalization",
+    "requantize": "codes of codes: placement puts it where it is needed",
     "constant": "a constant",
     "batch_constant": "a constant, repeated for the batch",
 }
@@ -74,6 +75,7 @@ class OnnxRuntime(Target, name="onnxruntime"):
         "relu": "Clip",
         "clamp": "Clip",
     }
+    requantizes: ClassVar[str] = "DequantizeLinear, QuantizeLinear"
     machines: ClassVar[Mapping[str, str]] = {
         "any": "ONNX Runtime on every x86 and ARM: no pair of neighbouring products (kernel, input "
         "channel order) can saturate 16 bits",
@@ -101,14 +103,21 @@ class OnnxRuntime(Target, name="onnxruntime"):
     def float_output(self, node: Node) -> bool:
         return node.op in ("linear", "matmul")
 
-    def rounding(self, node: Node, weight: Tensor, scheme: Scheme) -> Rounding:
-        # Below 8 bits no pair of codes exceeds 128: −64 − 64.
-        if self.machine == "vnni" or scheme.format.bits < 8:
+    def rounding(self, node: Node, weight: Tensor, scheme: Scheme, input_bits: int = 8) -> Rounding:
+        # Below 8 bits no pair of codes exceeds 128 (−64 − 64), and no pair of products with
+        # inputs below 8 bits leaves 16 bits (127 · 254).
+        if self.machine == "vnni" or scheme.format.bits < 8 or input_bits < 8:
             return Nearest()
         if self.machine == "any-order":
             return PairBound("any")
         # ONNX Runtime's depthwise kernels widen to 16 bits before multiplying: exact.
         return Nearest() if _is_depthwise(node, weight) else PairBound("channels_last")
+
+    def entry_limit(self, node: Node, weight: Tensor, input_bits: int) -> int:
+        exact = self.machine == "vnni" or input_bits < 8
+        if exact or (self.machine == "any" and _is_depthwise(node, weight)):
+            return 127
+        return PAIR_LIMIT // 2
 
     def fixed_range(self, node: Node) -> tuple[float, float] | None:
         # QLinearSoftmax multiplies by floor(1 / scale): 1/256 is exact, 1/255 becomes 254.

@@ -13,7 +13,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, final
+from typing import Any, Literal, final
 
 import numpy as np
 import numpy.typing as npt
@@ -105,8 +105,8 @@ def forward(sums: Sums, fronts: Sequence[Front]) -> tuple[list[Array], list[Arra
         # A path may stand still; inside one cell that costs nothing, and is handled apart.
         cells = bool((before.end < before.begin).any()) and bool((after.end < after.begin).any())
         first = np.searchsorted(before.end, after.end - after.end % sums.stride)
-        side = "left" if cells else "right"
-        last = np.searchsorted(before.end, after.end, side) - 1  # type: ignore[call-overload]
+        side: Literal["left", "right"] = "left" if cells else "right"
+        last = np.searchsorted(before.end, after.end, side) - 1
         best, origin = _cheapest(sums, value, before.begin, after.end, first, last)
         if cells:
             same = np.minimum(last + 1, len(before.end) - 1)

@@ -7,7 +7,7 @@ name, and everything else (schemes, calibrators, exporters) asks the instance.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar, final
+from typing import TYPE_CHECKING, ClassVar, final
 
 import torch
 from torch import Tensor
@@ -33,9 +33,18 @@ class NumberFormat(ABC):
 
     registry: ClassVar[Registry[NumberFormat]] = Registry("format", __name__)
 
-    name: str
-    bits: int
-    signed: bool
+    if TYPE_CHECKING:
+        # A family stores each of these or derives it. Abstract for the type checker only: an
+        # abstract property that is there at run time would stand in the way of a stored one.
+        @property
+        @abstractmethod
+        def name(self) -> str: ...
+        @property
+        @abstractmethod
+        def bits(self) -> int: ...
+        @property
+        @abstractmethod
+        def signed(self) -> bool: ...
 
     @property
     @abstractmethod

@@ -75,12 +75,12 @@ class TableFormat(NumberFormat):
             raise SchemeError(f"{self.name}: {_listed(wrong)} not finite")
 
     @property
-    def bits(self) -> int:  # type: ignore[override]  # derived, others store it
+    def bits(self) -> int:
         """Bits of the largest index."""
         return (len(self.values) - 1).bit_length()
 
     @property
-    def signed(self) -> bool:  # type: ignore[override]
+    def signed(self) -> bool:
         """True when a value is negative."""
         return self.values[0] < 0
 
@@ -188,12 +188,12 @@ class LearnedFormat(NumberFormat):
             )
 
     @property
-    def name(self) -> str:  # type: ignore[override]  # derived, others store it
+    def name(self) -> str:
         """``codebook4``; ``codebook8x4`` with vectors of four."""
         return f"codebook{self.bits}" + (f"x{self.dimension}" if self.dimension > 1 else "")
 
     @property
-    def signed(self) -> bool:  # type: ignore[override]
+    def signed(self) -> bool:
         """True: a table may have negative values."""
         return True
 

@@ -74,7 +74,7 @@ class IntegerFormat(NumberFormat):
             raise SchemeError("only ternary, signed with two bits, leaves out its lowest code")
 
     @property
-    def name(self) -> str:  # type: ignore[override]  # derived, others store it
+    def name(self) -> str:
         """``int4``, ``uint8`` …"""
         return "ternary" if self.narrow else f"{'int' if self.signed else 'uint'}{self.bits}"
 

@@ -108,7 +108,7 @@ class MinifloatFormat(NumberFormat):
             raise SchemeError(f"{self.name} cannot exist: {'; '.join(reasons)}")
 
     @property
-    def bits(self) -> int:  # type: ignore[override]  # derived, others store it
+    def bits(self) -> int:
         """The sum of ``fields``."""
         return sum(self.fields)
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from bitsmith.deploy.export.compressed_tensors.group import Group, refusals
 from bitsmith.deploy.export.compressed_tensors.layout import Spec, part_specs
 from bitsmith.deploy.export.compressed_tensors.settings import loads_dequantized
-from bitsmith.deploy.export.compressed_tensors.shards import DTYPES
+from bitsmith.model.store.safetensors_file import DTYPES
 from bitsmith.numbers.qtensor import QTensor
 
 __all__ = ["Kinds", "Parameter", "Survey", "survey"]

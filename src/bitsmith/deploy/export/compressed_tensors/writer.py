@@ -14,9 +14,10 @@ from torch import Tensor
 
 from bitsmith.deploy.export.compressed_tensors.layout import to_parts
 from bitsmith.deploy.export.compressed_tensors.settings import settings
-from bitsmith.deploy.export.compressed_tensors.shards import ShardWriter, nbytes, shard_names
+from bitsmith.deploy.export.compressed_tensors.shards import shard_names
 from bitsmith.deploy.export.compressed_tensors.survey import Kinds, Parameter, survey
 from bitsmith.errors import ExportError, InputError
+from bitsmith.model.store.safetensors_file import TensorFile, nbytes
 from bitsmith.numbers.qtensor import QTensor
 
 __all__ = ["SHARD_BYTES", "check", "write"]
@@ -117,7 +118,7 @@ def _write_tensors(
         files.setdefault(name, []).append(p)
     for name, held in files.items():
         specs = {part: spec for p in held for part, spec in p.specs.items()}
-        with ShardWriter(folder / name, specs) as shard:
+        with TensorFile(folder / name, specs) as shard:
             for p in held:
                 for part, tensor in _parts(tensors[p.name], p).items():
                     shard.put(part, tensor)

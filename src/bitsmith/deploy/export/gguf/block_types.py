@@ -102,12 +102,15 @@ def block_type(scheme: Scheme, rank: int) -> BlockType | None:
 def misfit(shape: Sequence[int], name: str) -> str | None:
     """Return why a tensor of ``shape`` has no place in the blocks of type ``name``; None: it has.
 
-    >>> misfit((512, 288), "Q4_K")
-    'rows of 288 values are not whole blocks of 256 (Q4_K); blocks of 32 fit: Q4_0, Q4_1, Q5_0, Q5_1, Q8_0'
+    >>> reason, _, remedy = misfit((512, 288), "Q4_K").partition("; ")
+    >>> reason
+    'rows of 288 values are not whole blocks of 256 (Q4_K)'
+    >>> remedy
+    'blocks of 32 fit: Q4_0, Q4_1, Q5_0, Q5_1, Q8_0'
 
     Raises:
         UnknownNameError: there is no such type.
-    """  # noqa: E501
+    """
     if name not in BLOCK_TYPES:
         raise UnknownNameError("GGUF type", name, BLOCK_TYPES)
     need = BLOCK_TYPES[name].values

@@ -9,10 +9,6 @@ optional extra ``torch-onnx`` installs.
 from __future__ import annotations
 
 import importlib.util
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -22,6 +18,7 @@ from onnx import AttributeProto, TensorProto
 from torch import Tensor, nn
 from torch.export import Dim
 
+from bitsmith.deploy.export import first_cause, quiet_translation
 from bitsmith.deploy.export.onnx.graph_writer import GraphWriter
 from bitsmith.model.graph.ir import Graph, Node
 from bitsmith.model.graph.operators import run_float, run_node
@@ -128,14 +125,8 @@ def _translate_all(graph: Graph) -> _Foreign:
         try:
             models[node.name] = _translate(graph, node, [seen[i] for i in node.inputs])
         except Exception as error:  # the exporter raises many types
-            problems.append(f"{_describe(node)} has no ONNX form: {_first_cause(error)}")
+            problems.append(f"{_describe(node)} has no ONNX form: {first_cause(error)}")
     return _Foreign(types, models, problems)
-
-
-def _first_cause(error: BaseException) -> str:
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return next((t.strip() for t in str(error).splitlines() if t.strip()), type(error).__name__)
 
 
 def _describe(node: Node) -> str:
@@ -165,7 +156,7 @@ def _translate(graph: Graph, node: Node, inputs: list[Tensor]) -> onnx.ModelProt
         {axis: Dim.DYNAMIC for axis, size in enumerate(graph.shape(name)) if size == -1}
         for name in node.inputs
     )
-    with _silence():
+    with quiet_translation():
         program: Any = torch.onnx.export(
             _Call(node, params).eval(),
             tuple(x.contiguous() for x in inputs),
@@ -184,17 +175,3 @@ def _translate(graph: Graph, node: Node, inputs: list[Tensor]) -> onnx.ModelProt
             f"opsets {sorted(versions)}, control flow {nested}"
         )
     return model
-
-
-@contextmanager
-def _silence() -> Iterator[None]:
-    """Keep the exporter's notes about other libraries off the terminal."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from bitsmith.model.simulate import Program
 from bitsmith.numbers.encoding import Encoding
-from bitsmith.numbers.qtensor import QTensor
 
 __all__ = ["GraphWriter", "code_name"]
 
@@ -92,21 +91,23 @@ class GraphWriter:
         return self._rounded[tensor]
 
     def quantize(self, real: str, tensor: str, output: str | None = None) -> None:
-        """Emit QuantizeLinear from ``real`` to codes encoded like ``tensor`` (its own, mostly)."""
-        self.add("QuantizeLinear", [real, *self._encoding(tensor)], output or code_name(tensor))
+        """Emit QuantizeLinear from ``real`` to codes encoded like ``tensor`` (its own, mostly).
+
+        Codes of fewer than 8 bits live in 8; a Clip behind the rounding keeps them in their range.
+        Rounding and clipping to integers commute, so it is the saturation of the narrow type.
+        """
+        codes, number = output or code_name(tensor), self.program.encodings[tensor].format
+        made = codes if number.bits == 8 else f"{codes}.unclipped"
+        self.add("QuantizeLinear", [real, *self._encoding(tensor)], made)
+        if number.bits < 8:
+            kind = np.int8 if number.signed else np.uint8
+            low = self.constant(f"{number}.code_min", number.code_min, kind)
+            high = self.constant(f"{number}.code_max", number.code_max, kind)
+            self.add("Clip", [made, low, high], codes)
 
     def dequantize(self, codes: str, output: str, tensor: str) -> None:
         """Emit DequantizeLinear of ``codes``, encoded like ``tensor``."""
         self.add("DequantizeLinear", [codes, *self._encoding(tensor)], output)
-
-    def weight(self, layer: str, q: QTensor) -> str:
-        """Emit a weight's codes and scales; return the name of its real values."""
-        codes = self.constant(f"{layer}.weight_codes", q.codes)
-        scale = self.constant(f"{layer}.weight_scale", q.scale.reshape(-1))
-        # ONNX Runtime fuses a Gemm only when the zero points, though all 0, are written out.
-        zero = np.zeros(q.scale.numel(), np.int8)
-        points = self.constant(f"{layer}.weight_zero_point", zero)
-        return self.add("DequantizeLinear", [codes, scale, points], f"{layer}.weight", axis=0)
 
     def bias(self, layer: str, bias: Tensor, scale: Tensor) -> str:
         """Emit an int32 bias with its scales; return the name of its real values."""

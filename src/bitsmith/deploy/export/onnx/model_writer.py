@@ -14,6 +14,7 @@ from onnx import helper
 from bitsmith.deploy.export.onnx.foreign import OPSET, element_type, emit_foreign
 from bitsmith.deploy.export.onnx.graph_writer import ELEMENT_TYPES, GraphWriter, code_name
 from bitsmith.deploy.export.onnx.operators import EMITTERS, Emission
+from bitsmith.deploy.export.onnx.weights import WeightForm, needed_opset, write_weight
 from bitsmith.model.graph.ir import GraphInput, Node
 from bitsmith.model.quantized import QuantizedModel
 from bitsmith.model.simulate import Program, code_bounds, pad_code
@@ -22,9 +23,12 @@ from bitsmith.version import __version__
 __all__ = ["IR_VERSION", "OPSET", "write_graph", "write_model"]
 
 IR_VERSION = 10
+IR_VERSION_OF_TWO_BITS = 13
 
 
-def write_model(model: QuantizedModel, metadata: dict[str, str]) -> onnx.ModelProto:
+def write_model(
+    model: QuantizedModel, metadata: dict[str, str], weights: WeightForm = "int8"
+) -> onnx.ModelProto:
     """Return ``model`` in QDQ form, with its recipe and provenance in the metadata."""
     described = {
         "bitsmith.version": __version__,
@@ -35,7 +39,7 @@ def write_model(model: QuantizedModel, metadata: dict[str, str]) -> onnx.ModelPr
         "bitsmith.weights": json.dumps(_weight_schemes(model.program)),
         **metadata,
     }
-    return write_graph(model.program, described)
+    return write_graph(model.program, described, weights)
 
 
 def _weight_schemes(program: Program) -> dict[str, Any]:
@@ -50,13 +54,15 @@ def _weight_schemes(program: Program) -> dict[str, Any]:
     return {"schemes": schemes, "layers": layers}
 
 
-def write_graph(program: Program, metadata: dict[str, str]) -> onnx.ModelProto:
+def write_graph(
+    program: Program, metadata: dict[str, str], weights: WeightForm = "int8"
+) -> onnx.ModelProto:
     """Return ``program`` as a model whose inputs and outputs are float, batch dynamic."""
     writer = GraphWriter(program)
     for declared in program.graph.inputs:
         writer.put_real(declared.name)
     for node in program.graph:
-        _write(writer, node)
+        _write(writer, node, weights)
     outputs = [_output(writer, name) for name in program.graph.outputs]
     inputs = [
         helper.make_tensor_value_info(i.name, ELEMENT_TYPES[i.dtype], _dynamic(i))
@@ -65,10 +71,11 @@ def write_graph(program: Program, metadata: dict[str, str]) -> onnx.ModelProto:
     graph = helper.make_graph(
         writer.nodes, "bitsmith", inputs, outputs, list(writer.initializers.values())
     )
+    opset = needed_opset(writer.initializers, OPSET)
     model = helper.make_model(
         graph,
-        opset_imports=[helper.make_opsetid("", OPSET)],
-        ir_version=IR_VERSION,
+        opset_imports=[helper.make_opsetid("", opset)],
+        ir_version=IR_VERSION if opset == OPSET else IR_VERSION_OF_TWO_BITS,
         producer_name="bitsmith",
         producer_version=__version__,
     )
@@ -98,15 +105,18 @@ def _output(writer: GraphWriter, name: str) -> onnx.ValueInfoProto:
     return helper.make_tensor_value_info(output, element_type(writer.program.graph, name), dims)
 
 
-def _write(writer: GraphWriter, node: Node) -> None:
+def _write(writer: GraphWriter, node: Node, weights: WeightForm) -> None:
     outcome = writer.program.outcomes[node.name]
     if outcome.kind == "constant":
         _write_constant(writer, node)
+    elif node.op == "requantize":
+        writer.quantize(writer.real(node.inputs[0]), node.name)
+        writer.put_codes(node.name)
     elif outcome.kind == "codes":
         _write_move(writer, node)
         writer.put_codes(node.name)
     elif outcome.kind == "integer":
-        _write_integer(writer, node, outcome.float_output)
+        _write_integer(writer, node, _integer_params(writer, node, weights), outcome.float_output)
     elif node.op == "aten":
         # Its translation may hold a Conv or a Gemm: see real_undetected.
         emit_foreign(writer, node, [writer.real_undetected(i) for i in node.inputs], node.name)
@@ -138,7 +148,9 @@ def _write_constant(writer: GraphWriter, node: Node) -> None:
         writer.constant(code_name(node.name), codes)
         writer.put_codes(node.name)
     readers = writer.program.graph.consumers(node.name)
-    if any(writer.program.outcomes[r.name].kind == "float" for r in readers):
+    if any(
+        writer.program.outcomes[r.name].kind == "float" or r.op == "requantize" for r in readers
+    ):
         writer.constant(node.name, value)
         writer.put_real(node.name)
 
@@ -215,9 +227,10 @@ def _write_move(writer: GraphWriter, node: Node) -> None:
     EMITTERS[node.op](writer, Emission(node, [source], {}, code_name(node.name), fill, bounds))
 
 
-def _write_integer(writer: GraphWriter, node: Node, float_output: bool) -> None:
+def _write_integer(
+    writer: GraphWriter, node: Node, params: dict[str, str], float_output: bool
+) -> None:
     """DequantizeLinear → operator → QuantizeLinear, which the runtime fuses."""
-    params = _integer_params(writer, node)
     if node.op == "linear" and len(node.shape) != 2 and not float_output:
         _write_integer_rows(writer, node, params)
     else:
@@ -231,13 +244,13 @@ def _write_integer(writer: GraphWriter, node: Node, float_output: bool) -> None:
     writer.put_codes(node.name)
 
 
-def _integer_params(writer: GraphWriter, node: Node) -> dict[str, str]:
+def _integer_params(writer: GraphWriter, node: Node, weights: WeightForm) -> dict[str, str]:
     """Write the weight and the bias of a layer; returns their names by role."""
     program = writer.program
     layer = program.layers.get(node.name)
     if layer is None:
         return {}
-    params = {"weight": writer.weight(node.name, layer.weight)}
+    params = {"weight": write_weight(writer, node.name, layer, weights)}
     if layer.bias is not None:
         x_scale = torch.tensor(program.encodings[node.inputs[0]].scale, dtype=torch.float32)
         step = x_scale * layer.weight.scale.reshape(-1)

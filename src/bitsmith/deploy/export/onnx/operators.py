@@ -263,6 +263,7 @@ EMITTERS: dict[str, Emitter] = {
     "hardsigmoid": _plain("HardSigmoid", alpha=1.0 / 6.0, beta=0.5),
     "gelu": _renamed("Gelu", approximate="approximate"),
     "softmax": _renamed("Softmax", axis="axis"),
+    "requantize": _plain("Identity"),
     "reshape": _reshape,
     "transpose": _renamed("Transpose", perm="perm"),
     "slice": _slice,

@@ -4,12 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import logging
-import os
-import tempfile
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +14,7 @@ from onnx import helper
 from torch import Tensor, nn
 from torch.export import Dim
 
+from bitsmith.deploy.export import first_cause, quiet_translation, replace_atomically
 from bitsmith.deploy.export.onnx_weights.embedding import emit_embedding
 from bitsmith.deploy.export.onnx_weights.graph import GraphBuilder
 from bitsmith.deploy.export.onnx_weights.linear import emit_linear
@@ -95,7 +91,7 @@ def write(
         content = proto.SerializeToString()
     except Exception as error:
         raise ExportError(f"the ONNX checker refuses the model: {error}") from error
-    _replace_atomically(path, content)
+    replace_atomically(path, content)
     return path
 
 
@@ -105,7 +101,7 @@ def _translated(
     if dynamic_shapes is None:
         dynamic_shapes = tuple(dict.fromkeys(range(x.dim()), Dim.AUTO) for x in inputs)
     try:
-        with _silence(), torch.no_grad():
+        with quiet_translation(), torch.no_grad():
             traced = torch.export.export(
                 with_markers(model), inputs, dynamic_shapes=dynamic_shapes, strict=False
             )
@@ -114,7 +110,7 @@ def _translated(
             )
     except Exception as error:  # the exporter raises many types
         raise ExportError(
-            f"PyTorch's ONNX exporter cannot translate {type(model).__name__}: {_cause(error)}"
+            f"PyTorch's ONNX exporter cannot translate {type(model).__name__}: {first_cause(error)}"
         ) from error
     proto: onnx.ModelProto = program.model_proto
     nested = any(a.type == onnx.AttributeProto.GRAPH for n in proto.graph.node for a in n.attribute)
@@ -218,39 +214,3 @@ def _describe(
         METADATA: json.dumps(described),
     }
     helper.set_model_props(proto, {**metadata, **own})
-
-
-def _cause(error: BaseException) -> str:
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return next((t.strip() for t in str(error).splitlines() if t.strip()), type(error).__name__)
-
-
-def _replace_atomically(path: Path, content: bytes) -> None:
-    """Write ``content`` under a temporary name beside ``path`` and rename it."""
-    try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(content)
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise ExportError(f"{path} cannot be written: {error.strerror or error}") from error
-
-
-@contextmanager
-def _silence() -> Iterator[None]:
-    """Keep the exporter's notes about other libraries off the terminal."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)

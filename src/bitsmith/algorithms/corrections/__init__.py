@@ -1,0 +1,1 @@
+"""Members of the family of corrections, one file each."""

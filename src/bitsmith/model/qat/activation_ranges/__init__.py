@@ -1,0 +1,1 @@
+"""Rules by which activation ranges follow training, one a file."""

@@ -1,0 +1,110 @@
+"""Statistics of batch norms in training, in both lanes: kept, or found anew."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
+
+from bitsmith.errors import DataError, InputError
+from bitsmith.model.calibrate import as_inputs
+from bitsmith.model.qat.batch_norms import FoldedNorm
+from bitsmith.model.qat.unwrap import trained_graph
+
+__all__ = ["freeze_batch_norms", "reestimate_batch_norms"]
+
+
+def freeze_batch_norms(model: nn.Module, frozen: bool = True) -> None:
+    """Let batch norms use their running statistics in training, and keep them; or let them go.
+
+    Usual for the last epochs: from then on training computes what is deployed. Gamma and beta
+    train on.
+
+    Args:
+        model: of ``prepare`` (of a graph with ``batch_norm="train"``), also wrapped.
+        frozen: False: use the statistics of each batch again.
+
+    Raises:
+        InputError: the model has no batch norm of its own.
+    """
+    for norm in _norms(model):
+        if isinstance(norm, FoldedNorm):
+            norm.frozen.fill_(int(frozen))
+            continue
+        hooks = norm._forward_pre_hooks
+        for key in [k for k, hook in hooks.items() if hook is _evaluate]:
+            del hooks[key]
+        if frozen:
+            norm.register_forward_pre_hook(_evaluate)
+        else:
+            norm.train(model.training)
+
+
+@torch.no_grad()
+def reestimate_batch_norms(model: nn.Module, batches: Iterable[Any]) -> None:
+    """Replace the running statistics by those of ``batches``, which count alike.
+
+    One pass in training mode, with the weights as they are rounded now. What was frozen stays
+    frozen, with the new statistics.
+
+    Args:
+        model: as of :func:`freeze_batch_norms`; its mode stays.
+        batches: ``x`` or ``(x, y)``.
+
+    Raises:
+        DataError: no batches.
+        InputError: the model has no batch norm of its own.
+    """
+    norms = _norms(model)
+    was = model.training
+    frozen = [n for n in norms if _is_frozen(n)]
+    freeze_batch_norms(model, False)
+    momenta = {n: n.momentum for n in norms if isinstance(n, BatchNorm)}
+    model.train()
+    try:
+        for norm in norms:
+            if isinstance(norm, FoldedNorm):
+                norm.begin()
+            else:
+                norm.reset_running_stats()
+                norm.momentum = None
+        count = 0
+        for batch in batches:
+            model(*as_inputs(batch))
+            count += 1
+        if not count:
+            raise DataError("there are no batches to find statistics from; an iterator is used up?")
+    finally:
+        for norm in norms:
+            if isinstance(norm, FoldedNorm):
+                norm.finish()
+            else:
+                norm.momentum = momenta[norm]
+        _freeze(frozen)
+        model.train(was)
+
+
+def _norms(model: nn.Module) -> list[FoldedNorm | BatchNorm]:
+    found = [m for m in model.modules() if isinstance(m, FoldedNorm | BatchNorm)]
+    if not found:
+        hint = ": prepare it with batch_norm='train'" if trained_graph(model) is not None else ""
+        raise InputError(f"the model has no batch norm of its own{hint}")
+    return found
+
+
+def _evaluate(norm: nn.Module, _: Any) -> None:
+    norm.training = False
+
+
+def _is_frozen(norm: FoldedNorm | BatchNorm) -> bool:
+    if isinstance(norm, FoldedNorm):
+        return bool(int(norm.frozen))
+    return _evaluate in norm._forward_pre_hooks.values()
+
+
+def _freeze(norms: list[FoldedNorm | BatchNorm]) -> None:
+    for norm in norms:
+        freeze_batch_norms(norm)

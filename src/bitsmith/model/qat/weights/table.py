@@ -1,0 +1,100 @@
+"""Codes from a table whose entries train: clusters are preserved, their values move."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, cast, final
+
+import torch
+from torch import Tensor, nn
+
+from bitsmith.model.convert import IntegerLayer
+from bitsmith.model.qat.codes import COLLAPSE, Start, WeightCodes, is_binary, wide
+from bitsmith.model.qat.straight_through import bounded, damped
+
+__all__ = ["TableCodes"]
+
+
+@final
+class TableCodes(WeightCodes, name="table"):
+    """Every code is the nearest entry of the layer's table, and entries, scales and weights train.
+
+    ``codes = table[nearest(w / s)]``, ``table = round(limit · entries)``. The gradient of an entry
+    is the sum of its members' (Deep Compression, arXiv 1510.00149, section 3.2); that of the
+    weight passes straight through, so that it can move to another cluster, up to as far beyond the
+    last entry as half the way to the one before it; that of a scale is that of learned steps. The
+    number of entries never changes.
+
+    Attributes:
+        weight: float32 ``[O, …]``.
+        log_scale: float32 ``[O]``; 0 at first.
+        entries: float32 ``[E]``, as shares of the largest code that the machine is exact on.
+    """
+
+    learns = frozenset({"lsq", "minmax"})
+    start: Tensor
+
+    def begin(self, start: Start) -> None:
+        layer, weight = start.layer, start.weight
+        assert layer.table is not None
+        self.limit = float(start.limit)
+        self.weight = nn.Parameter(weight.detach().clone())
+        self.register_buffer("start", start.scales)
+        self.log_scale = nn.Parameter(torch.zeros_like(start.scales))
+        self.entries = nn.Parameter(layer.table.to(torch.float32) / self.limit)
+        self._factor = 1 / math.sqrt(max(weight[0].numel(), 1) * self.limit)
+
+    @classmethod
+    def fits(cls, layer: IntegerLayer) -> bool:
+        return layer.table is not None and not is_binary(layer)
+
+    @property
+    def own(self) -> Tensor:
+        return self.weight
+
+    @property
+    def base(self) -> Tensor:
+        return self.start
+
+    def collapsed(self) -> int:
+        return int((self.log_scale < COLLAPSE).sum())
+
+    def restart(self, weight: Tensor) -> None:
+        """Its codes have no other number of bits."""
+
+    def quantized(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        scale = self.start * damped(self.log_scale, self._factor).exp()
+        table = bounded(self.entries, -1.0, 1.0) * self.limit
+        apply = cast(Any, _Nearest).apply
+        return cast(Tensor, apply(weight, wide(scale, weight), table)), scale
+
+
+class _Nearest(torch.autograd.Function):
+    """``(w, s, table)`` → the rounded entry that is nearest to ``w / s``."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, scale: Tensor, table: Tensor) -> Tensor:
+        v = weight / scale
+        values, order = torch.sort(torch.round(table))
+        middles = (values[1:] + values[:-1]) / 2
+        place = torch.bucketize(v, middles, right=True)
+        ctx.save_for_backward(v, scale, place, values, order)
+        return values[place]
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        v, scale, place, values, order = ctx.saved_tensors
+        gradient = gradients[0]
+        low, high = values[0], values[-1]
+        if len(values) > 1:
+            low = low - (values[1] - low) / 2
+            high = high + (high - values[-2]) / 2
+        inside = torch.where((v >= low) & (v <= high), gradient, 0.0)
+        to_weight = inside / scale if ctx.needs_input_grad[0] else None
+        to_scale = None
+        if ctx.needs_input_grad[1]:
+            to_scale = -(inside * v).sum_to_size(scale.shape) / scale
+        to_table = torch.zeros_like(values)
+        members = torch.bincount(place.flatten(), gradient.flatten().double(), len(values))
+        to_table[order] = members.to(values.dtype)
+        return to_weight, to_scale, to_table
