@@ -59,7 +59,7 @@ def made(tmp_path, labels: bool):
     x = generator.standard_normal((80, 1, 8, 8)).astype(np.float32)
     y = generator.integers(0, 3, 80) if labels else None
     split = Split("d", "test", x, y)
-    model = ptq(network(), "W8A8", split.batches(16))
+    model = ptq(network(), "W8A8", Split("d", "train", x, y).batches(16))
     model.provenance["model"] = EVIL
     path = export(model, tmp_path / "m.onnx")
     found = assess(model, path, split.batches(40), name=EVIL, stage=progress, latency_repeats=3)

@@ -23,7 +23,6 @@ __all__ = [
     "simulation",
     "summary",
     "write_artefact",
-    "written_keys",
 ]
 
 
@@ -103,9 +102,9 @@ def quantized_records(
         between: what was measured on the way, for example of each stage.
     """
     from bitsmith.insight.measure import Record
-    from bitsmith.insight.records import coverage_records, stored_bits
+    from bitsmith.insight.records import coverage_records, quantized_keys, stored_bits
 
-    keys = written_keys(model)
+    keys = quantized_keys(model)
     first = Record(
         **keys,
         n=model.provenance["calibration_samples"],
@@ -114,13 +113,6 @@ def quantized_records(
         quantize_seconds=seconds,
     )
     return [first, *(between or []), *coverage_records(model.coverage, keys)]
-
-
-def written_keys(model: QuantizedModel) -> dict[str, Any]:
-    """Return what every record about ``model`` says of how it was made."""
-    from bitsmith.insight.records import quantized_keys
-
-    return quantized_keys(model) | {"method": model.provenance.get("method", "ptq")}
 
 
 def summary(

@@ -14,7 +14,6 @@ from bitsmith.cli.artefact import (
     simulation,
     summary,
     write_artefact,
-    written_keys,
 )
 from bitsmith.cli.calibration import Draw, calibration
 from bitsmith.cli.climbing import (
@@ -211,7 +210,9 @@ def quantize(
             rungs_table(output, rungs, ladder.goal)
         size = staging.path(out).stat().st_size
         summary(output, quantized, loaded, size, seconds)
-        of_stages = rung_records(rungs, written_keys(quantized))
+        from bitsmith.insight.records import quantized_keys
+
+        of_stages = rung_records(rungs, quantized_keys(quantized))
         records = quantized_records(quantized, size, seconds["quantize"], of_stages)
         if test is not None and report is not None and not stopped:
             files = (staging.path(out), staging.path(report))

@@ -10,7 +10,6 @@ from bitsmith.cli.artefact import (
     simulation,
     summary,
     write_artefact,
-    written_keys,
 )
 from bitsmith.cli.output import Output, phase
 from bitsmith.cli.pack import write_packed
@@ -86,7 +85,9 @@ def write_graph(
     size = staging.path(out).stat().st_size
     coverage_table(output, quantized.coverage)
     summary(output, quantized, loaded, size, seconds)
-    of_epochs = _epoch_records(run, written_keys(quantized))
+    from bitsmith.insight.records import quantized_keys
+
+    of_epochs = _epoch_records(run, quantized_keys(quantized))
     return quantized_records(quantized, size, _spent(seconds), of_epochs)
 
 

@@ -102,8 +102,9 @@ def assess(
         )  # fmt: skip
     with stage(f"evaluating {model.recipe.name}", batches.samples) as advance:
         second = evaluate(
-            label, quantized, batches, runtime=runtime, method="ptq",
-            bytes=path.stat().st_size, latency_repeats=latency_repeats, advance=advance,
+            label, quantized, batches, runtime=runtime,
+            method=model.provenance.get("method", "ptq"), bytes=path.stat().st_size,
+            latency_repeats=latency_repeats, advance=advance,
         )  # fmt: skip
     split = batches.split
     count = min(verify_samples, split.n)

@@ -30,7 +30,7 @@ def quantized_keys(model: QuantizedModel) -> dict[str, Any]:
     keys: dict[str, Any] = {k: v for k, v in model.provenance.items() if k in _PROVENANCE}
     keys |= {
         "recipe": model.recipe.name,
-        "method": "ptq",
+        "method": model.provenance.get("method", "ptq"),
         "activation_bits": model.recipe.static_activation.format.bits,
         "target": model.target,
         "machine_target": model.machine,

@@ -111,9 +111,11 @@ def open_artefact(
         if not isinstance(model, QuantizedModel):  # packed weights, which torch runs
             size = sum(f.stat().st_size for f in folder.iterdir()) if size is None else size
             return Subject(path.name, _Plain(model), "torch", "ptq", size)
-        return Subject(path.name, _Plain(model), "simulation", "ptq", size, _of_model(model))
+        method = model.provenance.get("method", "ptq")
+        return Subject(path.name, _Plain(model), "simulation", method, size, _of_model(model))
     described = _metadata(path)
-    method = "ptq" if "recipe" in described else None
+    known = described.get("provenance", {})
+    method = known.get("method", "ptq") if "recipe" in described else None
     session = open_session(path, runtime, threads=threads)
     return Subject(path.name, session, runtime, method, path.stat().st_size, described)
 

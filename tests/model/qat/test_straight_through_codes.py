@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,6 +11,9 @@ from torch import Tensor
 
 from bitsmith.model.qat import straight_through as through
 from bitsmith.model.qat.products import convolve, linear, matmul
+from bitsmith.numbers import integer
+from bitsmith.numbers.encoding import Encoding
+from bitsmith.numbers.formats.integer import uint8
 
 GENERATOR = torch.Generator().manual_seed(0)
 
@@ -102,6 +107,31 @@ def test_add():
     theirs = smooth(a * ratios[0] + b * ratios[1], -5.0, 4.0)
     assert torch.equal(ours, theirs)
     same(gradients(ours, a, b, *ratios), gradients(theirs, a, b, *ratios))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_add_rounds_as_the_integers_do(seed: int):
+    """Every pair of codes, with scales that make many sums fall on or next to a tie."""
+    draw = random.Random(seed)
+    found = [
+        Encoding(draw.choice((1.0, 3.0, 5.0)) * draw.choice((0.1, 0.05, 0.25)), draw.randrange(256),
+                 uint8)
+        for _ in range(3)
+    ]  # fmt: skip
+    one, other, made = (e if e.scale < 1 else Encoding(0.1, e.zero_point, uint8) for e in found)
+    codes = torch.arange(256)
+    a, b = codes.reshape(1, -1, 1).expand(1, 256, 256), codes.expand(1, 256, 256)
+    a, b = a.to(torch.uint8).contiguous(), b.to(torch.uint8).contiguous()
+    expected = integer.add(a, one, b, other, made)
+    scales = [torch.tensor(e.scale) for e in (one, other, made)]
+    ours = through.add(
+        a.float() - one.zero_point,
+        b.float() - other.zero_point,
+        (scales[0] / scales[2], scales[1] / scales[2]),
+        (one.zero_point, other.zero_point, made.zero_point),
+        255.0 - made.zero_point,
+    )
+    assert torch.equal(ours + made.zero_point, expected.float())
 
 
 def test_a_bound_lets_gradients_lead_back():

@@ -161,6 +161,8 @@ def climb(
             model = TrainableModel(best)
     best.provenance["effort"] = effort
     best.provenance["rungs"] = [r.to_json() for r in rungs]
+    if any(r.kept and r.name == "distillation" for r in rungs):
+        best.provenance["method"] = "ptq+finetune"
     if interrupted:
         best.provenance["interrupted"] = True
     return best, rungs
