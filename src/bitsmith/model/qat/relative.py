@@ -29,8 +29,8 @@ class RelativeAdam(torch.optim.Adam):
     >>> descent = RelativeAdam([weight], lr=0.01)
     >>> weight.sum().backward()
     >>> descent.step()
-    >>> weight.data.tolist()
-    [[99.0, 99.0], [0.9900000095367432, 0.9900000095367432]]
+    >>> [[round(value, 2) for value in row] for row in weight.tolist()]
+    [[99.0, 99.0], [0.99, 0.99]]
     """
 
     def __init__(
