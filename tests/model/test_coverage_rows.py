@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
 
 from bitsmith.algorithms.objective import output_error, weight_error
 from bitsmith.errors import SchemeError
-from bitsmith.model.swap import WeightRow
+from bitsmith.model.weight_rows import WeightRow
 from bitsmith.model.weights import coverage_of, quantize_weights
 from bitsmith.numbers.affine import quantize
 from bitsmith.numbers.statistics import Gram
@@ -128,7 +130,7 @@ def test_objectives_are_those_of_the_codes_that_are_stored() -> None:
         assert row.objective == pytest.approx(measure(stored.dequantize()), rel=1e-9)
         assert row.nearest_objective == pytest.approx(measure(plain), rel=1e-9)
         assert row.objective < row.nearest_objective
-        assert WeightRow(**row.to_json()) == row
+        assert WeightRow(**row.to_json()) == replace(row, kernel="")
 
 
 def test_a_rounding_that_cannot_follow_a_scheme_names_the_weight(net: Net) -> None:

@@ -124,7 +124,8 @@ def test_group_sizes_that_do_not_divide_are_all_listed() -> None:
     assert row.reason == "rows of 172 padded to 192"
     assert row.bits_per_weight == pytest.approx((4 + 20 / 32) * 192 / 172)
     x = torch.randn(3, 172)
-    assert float((padded(x) - net(x)).norm() / net(x).norm()) < 0.2
+    with torch.no_grad():
+        assert float((padded(x) - net(x)).norm() / net(x).norm()) < 0.2
     kept = coverage_of(quantize_weights(net, "W4G32", ragged="float"))
     assert [r.outcome for r in kept] == ["float", "packed", "float"]
     assert "172 % 32" in kept[0].reason

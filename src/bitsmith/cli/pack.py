@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
     from bitsmith.insight.measure import Record
     from bitsmith.model.recipe import Recipe
-    from bitsmith.model.swap import Ragged, WeightRow
+    from bitsmith.model.swap import Ragged
+    from bitsmith.model.weight_rows import WeightRow
     from bitsmith.zoo import LoadedModel
 
 __all__ = ["Packing", "pack", "packed_files", "packed_outputs", "write_packed"]
@@ -197,10 +198,19 @@ def _report(
     rows = coverage_of(quantized)
     output.heading("Coverage")
     output.table(
-        ["weight", "layer", "outcome", "algorithm", "reason", ">values", ">bits per weight"],
+        [
+            "weight",
+            "layer",
+            "outcome",
+            "algorithm",
+            "reason",
+            "kernel",
+            ">values",
+            ">bits per weight",
+        ],
         [
             (
-                *(r.layer, r.op, r.outcome, r.algorithm, r.reason),
+                *(r.layer, r.op, r.outcome, r.algorithm, r.reason, r.kernel),
                 *(f"{r.values:,}", f"{r.bits_per_weight:.2f}"),
             )
             for r in rows

@@ -6,7 +6,7 @@ import copy
 import itertools
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
-from typing import Any, Literal, final
+from typing import Literal, final
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from bitsmith.model.layers.packed import PackedWeight
 from bitsmith.model.layers.replace import is_linear, packed_layer
 from bitsmith.model.owners import Owner, check_weights, memory_key, overlaps, weight_owners
 from bitsmith.model.recipe import Recipe
+from bitsmith.model.weight_rows import WeightRow
 from bitsmith.numbers.qtensor import QTensor
 from bitsmith.numbers.scheme import PerBlock, PerGroup, Scheme
 
@@ -26,7 +27,6 @@ __all__ = [
     "RoundedWeight",
     "Rounder",
     "Swap",
-    "WeightRow",
     "joined",
     "plan_modules",
 ]
@@ -47,42 +47,6 @@ class RoundedWeight:
 
 
 Rounder = Callable[[str, Tensor, Scheme], RoundedWeight]
-
-
-@final
-@dataclass(frozen=True)
-class WeightRow:
-    """What became of one weight: the line of the coverage table.
-
-    Attributes:
-        layer: name of the weight, as ``named_parameters`` gives it.
-        op: of the layer it belongs to.
-        outcome: ``packed``, ``tied`` (to a weight that is packed already) or ``float``.
-        reason: why it is float, to which weight it is tied, what was padded, and why another
-            rounding than the one asked for was used, or no transform.
-        values: numbers in the weight.
-        bits_per_weight: everything that is stored, per number.
-        algorithm: the rounding that was really used, behind the transform where there is one
-            (``awq+gptq``); empty where nothing was rounded.
-        objective: what the rounding minimises, of the codes that are stored: the mean squared
-            error of the layer's output where statistics of its inputs were gathered, else that of
-            the weight, or what the rounding has instead.
-        nearest_objective: the same of rounding to nearest in the min–max range.
-    """
-
-    layer: str
-    op: str
-    outcome: str
-    reason: str
-    values: int
-    bits_per_weight: float
-    algorithm: str = ""
-    objective: float | None = None
-    nearest_objective: float | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the row as plain data, without objectives that there are none of."""
-        return {key: value for key, value in vars(self).items() if value is not None}
 
 
 @final

@@ -29,10 +29,10 @@ from bitsmith.model.swap import (
     RoundedWeight,
     Rounder,
     Swap,
-    WeightRow,
     joined,
     plan_modules,
 )
+from bitsmith.model.weight_rows import WeightRow, with_kernels
 from bitsmith.numbers.scheme import Scheme
 from bitsmith.numbers.statistics import Extrema, Fisher, Gram, Statistic
 
@@ -86,8 +86,9 @@ def quantize_weights(
 
     Raises:
         RecipeError: the recipe is static, a rule matches nothing, or there is nothing to do.
-        SchemeError: a group size does not divide (every weight is listed), or the rounding that
-            was asked for cannot follow the scheme of a weight.
+        SchemeError: a group size does not divide, or the transform does not take learned tables
+            (every weight is listed), or the rounding that was asked for cannot follow the scheme
+            of a weight.
         WeightsError: weights that are not finite, or on the meta device.
         DataError: the data is empty, or an iterator where several passes are needed; or the
             rounding needs data and has none.
@@ -103,6 +104,9 @@ def quantize_weights(
     if change is not None and batches is None:
         raise DataError(f"transform {transform!r} needs calibration data (data=…)")
     plan = plan_modules(model, chosen, ragged)
+    learned = [name for name, scheme in plan.schemes.items() if scheme.learned]
+    if change is not None and learned and not change.learned:
+        raise SchemeError(change.refusal(f"each of {', '.join(learned)}"))
     swap = Swap(model, plan, chosen.activation)
     blocks = owner_blocks(swap.model, swap.owners)
     twice = change is not None and change.needs is Extrema
@@ -133,7 +137,7 @@ def quantize_weights(
     result: Any = swap.model
     if isinstance(getattr(result, "coverage", []), Tensor | nn.Module):
         raise RecipeError("the model has a submodule or parameter called 'coverage': rename it")
-    result.coverage, result.recipe = swap.rows, chosen
+    result.coverage, result.recipe = with_kernels(swap.rows, result), chosen
     quantized: nn.Module = result
     return quantized
 

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from bitsmith.errors import WeightsError
+from bitsmith.model.kernels.library import kernels, why_not
 from bitsmith.model.layers.embedding import QuantEmbedding
 from bitsmith.model.layers.linear import QuantLinear
 from bitsmith.model.layers.other import WeightOnly
@@ -33,6 +34,26 @@ SCHEMES = [
 ROWS = Scheme(int8, granularity=PerChannel(0))
 
 
+@pytest.fixture(params=["native", "torch"])
+def by(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Run with the native kernels, and with PyTorch's."""
+    if request.param == "torch":
+        monkeypatch.setattr(PackedWeight, "ready", lambda self: False)
+    elif kernels() is None:
+        pytest.skip(f"no native kernels: {why_not()}")
+    return str(request.param)
+
+
+def near(found: torch.Tensor, x: torch.Tensor, layer: QuantLinear) -> bool:
+    """Whether a float32 product is within the error of any order of summation."""
+    weight = layer.packed.qtensor().dequantize().double()
+    bias = torch.zeros(()) if layer.bias is None else layer.bias.detach()
+    exact = nn.functional.linear(x.double(), weight) + bias.double()
+    sizes = nn.functional.linear(x.double().abs(), weight.abs()) + bias.double().abs()
+    bound = (x.shape[-1] + 3) * torch.finfo(torch.float32).eps * sizes
+    return bool(((found.double() - exact).abs() <= bound).all())
+
+
 @pytest.fixture(autouse=True)
 def _nothing_compiled_before() -> None:
     """PyTorch counts what it compiles of a function, over tests, and stops at eight."""
@@ -46,16 +67,21 @@ def packed(weight: torch.Tensor, scheme: Scheme) -> PackedWeight:
 
 
 @pytest.mark.parametrize("scheme", SCHEMES, ids=str)
-def test_linear_and_its_compiled_form(scheme: Scheme) -> None:
+def test_linear_and_its_compiled_form(scheme: Scheme, by: str) -> None:
     torch.manual_seed(0)
     linear = nn.Linear(64, 24)
     weight = packed(linear.weight, scheme)
+    size, before = weight.nbytes, weight.qtensor()
     layer, x = QuantLinear(weight, linear.bias), torch.randn(2, 5, 64)
-    expected = nn.functional.linear(x, weight.qtensor().dequantize(), linear.bias)
-    assert torch.equal(layer(x), expected)
-    assert torch.equal(torch.compile(layer, backend="aot_eager", fullgraph=True)(x), expected)
-    assert weight.nbytes == weight.qtensor().nbytes
-    assert torch.equal(layer.weight, weight.qtensor().dequantize())
+    found = layer(x)
+    if by == "torch":
+        assert torch.equal(found, nn.functional.linear(x, before.dequantize(), linear.bias))
+    assert near(found, x, layer)
+    assert torch.equal(torch.compile(layer, backend="aot_eager", fullgraph=True)(x), found)
+    assert weight.nbytes == size == weight.qtensor().nbytes
+    assert torch.equal(layer.weight, before.dequantize())
+    assert (weight.machine is not None) == (by == "native")
+    assert layer.kernel.startswith("native")
 
 
 def test_moving_to_half_leaves_the_bits_alone() -> None:
@@ -68,7 +94,7 @@ def test_moving_to_half_leaves_the_bits_alone() -> None:
     assert layer(torch.randn(3, 64).half()).dtype == torch.float16
 
 
-def test_dynamic_activations_are_integers_per_token() -> None:
+def test_dynamic_activations_are_integers_per_token(by: str) -> None:
     torch.manual_seed(1)
     linear = nn.Linear(48, 16)
     weight = packed(linear.weight, ROWS)
@@ -86,18 +112,19 @@ def test_dynamic_activations_are_integers_per_token() -> None:
 
 
 @pytest.mark.parametrize("scheme", SCHEMES, ids=str)
-def test_an_embedding_decodes_rows(scheme: Scheme) -> None:
+def test_an_embedding_decodes_rows(scheme: Scheme, by: str) -> None:
     table = nn.Embedding(40, 64, padding_idx=3)
     layer = QuantEmbedding(packed(table.weight, scheme), 3, torch.float32)
     index = torch.tensor([[0, 3, 39], [7, 7, 1]])
     assert torch.equal(layer(index), layer.weight[index])
     by_rows = scheme.granularity != PerGroup(16) and not scheme.learned  # nvfp4 has two levels
+    by_rows |= by == "native"
     assert (layer.packed.rows(index) is not None) == by_rows
 
 
 @pytest.mark.parametrize("scheme", [ROWS, SCHEMES[-1]], ids=["rows", "whole table"])
 @pytest.mark.parametrize("dtype", [torch.int64, torch.int32])
-def test_an_embedding_refuses_what_no_row_has(scheme: Scheme, dtype: torch.dtype) -> None:
+def test_an_embedding_refuses_what_no_row_has(scheme: Scheme, dtype: torch.dtype, by: str) -> None:
     table = nn.Embedding(40, 64)
     layer = QuantEmbedding(packed(table.weight, scheme), None, torch.float32)
     for bad, named in (([[3, -1]], -1), ([40], 40), ([-41, 2], -41)):
@@ -109,11 +136,11 @@ def test_an_embedding_refuses_what_no_row_has(scheme: Scheme, dtype: torch.dtype
     assert layer(torch.empty(0, 3, dtype=dtype)).shape == (0, 3, 64)
     compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)
     assert torch.equal(compiled(torch.tensor([0, 39], dtype=dtype)), layer.weight[[0, 39]])
-    with pytest.raises(IndexError, match="out of range"):
+    with pytest.raises(IndexError, match=r"out of range|index -1 is not a row"):
         compiled(torch.tensor([0, -1], dtype=dtype))
 
 
-def test_an_embedding_refuses_masks_as_the_float_one_does() -> None:
+def test_an_embedding_refuses_masks_as_the_float_one_does(by: str) -> None:
     table = nn.Embedding(2, 64)
     layer, mask = QuantEmbedding(packed(table.weight, ROWS), None, torch.float32), torch.ones(2) > 0
     for each, says in ((table, "scalar types: Long, Int"), (layer, "dtype int32 or int64")):
@@ -135,7 +162,7 @@ def test_an_embedding_refuses_masks_as_the_float_one_does() -> None:
     ],
     ids=["conv2d", "conv1d", "lstm", "gru"],
 )
-def test_any_module_runs_with_its_weights_dequantized(module, names, shape) -> None:
+def test_any_module_runs_with_its_weights_dequantized(module, names, shape, by) -> None:
     torch.manual_seed(2)
     weights = {n: packed(module.get_parameter(n), ROWS) for n in names}
     reference = copy.deepcopy(module)

@@ -14,6 +14,7 @@ from bitsmith.errors import InputError, RecipeError, SchemeError, WeightsError
 from bitsmith.model.layers.embedding import QuantEmbedding
 from bitsmith.model.layers.linear import QuantLinear
 from bitsmith.model.layers.other import WeightOnly
+from bitsmith.model.layers.packed import PackedWeight
 from bitsmith.model.module_qat import convert, prepare, set_bits
 from bitsmith.model.recipe import Recipe, Rule
 from bitsmith.model.weights import coverage_of, quantize_weights
@@ -84,6 +85,12 @@ def train(model: nn.Module, x: torch.Tensor, steps: int = 2) -> nn.Module:
     return model
 
 
+@pytest.fixture(autouse=True)
+def _multiplied_by_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the trained weights are, so that bits can be compared; native sums have another order."""
+    monkeypatch.setattr(PackedWeight, "ready", lambda self: False)
+
+
 def same(one: torch.Tensor, other: torch.Tensor) -> bool:
     """Bit for bit: also the sign of zero."""
     return torch.equal(one.view(torch.int32), other.view(torch.int32))
@@ -134,6 +141,16 @@ INDEX = torch.randint(0, 96, (2, 9), generator=torch.Generator().manual_seed(1))
 def net() -> Net:
     torch.manual_seed(0)
     return Net()
+
+
+@pytest.mark.parametrize("name", ["W4", "W4G32", "W8A8-dynamic", "CODEBOOK4"])
+def test_native_kernels_are_as_near_as_kernels_are(net, name, monkeypatch):
+    trained = train(prepare(net, name), INDEX)
+    monkeypatch.undo()
+    with torch.no_grad():
+        torch.testing.assert_close(
+            convert(trained)(INDEX), trained.eval()(INDEX), rtol=1e-3, atol=1e-4
+        )
 
 
 @pytest.mark.parametrize("name", ["W4", "W4G32", "W8A8-dynamic", "CODEBOOK4"])

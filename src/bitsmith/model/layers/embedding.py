@@ -12,6 +12,8 @@ from bitsmith.model.layers.packed import PackedWeight
 
 __all__ = ["QuantEmbedding"]
 
+_INDICES = (torch.int64, torch.int32)
+
 
 @final
 class QuantEmbedding(nn.Module):
@@ -35,12 +37,19 @@ class QuantEmbedding(nn.Module):
         """The dequantized table; computed anew at every look."""
         return self.packed.dequantize(self.dtype)
 
+    @property
+    def kernel(self) -> str:
+        """What runs it on the CPU of this machine."""
+        return self.packed.kernel("rows decoded")
+
     def forward(self, index: Tensor) -> Tensor:
         """Return rows ``[*index.shape, features]``.
 
         Raises:
             IndexError: an index is negative or not below the number of rows.
         """
+        if index.device.type == "cpu" and index.dtype in _INDICES:
+            self.packed.ready()
         rows = self.packed.rows(index)
         if rows is None:
             rows = functional.embedding(index, self.packed.dequantize())

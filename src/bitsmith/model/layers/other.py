@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from bitsmith.model.layers.packed import PackedWeight
+from bitsmith.model.layers.recurrent import multiplied, recurrent_forward, runs_in_steps
 
 __all__ = ["WeightOnly"]
 
@@ -32,15 +33,36 @@ class WeightOnly(nn.Module):
                 torch.empty(weight.shape, dtype=self.dtypes[name], device="meta"), False
             )
             setattr(inner.get_submodule(owner), leaf, empty)
+        if multiplied(inner, packed):
+            for weight in packed.values():
+                weight.used_for("float")
         self.inner = inner
         self.packed = nn.ModuleDict({n.replace(".", "/"): w for n, w in packed.items()})
 
     def weights(self) -> dict[str, Tensor]:
         """Return name in ``inner`` → dequantized weight."""
-        named = ((n.replace("/", "."), w) for n, w in self.packed.items())
-        return {n: w.dequantize(self.dtypes[n]) for n, w in named if isinstance(w, PackedWeight)}
+        return {n: w.dequantize(self.dtypes[n]) for n, w in self._packed_weights().items()}
+
+    def _packed_weights(self) -> dict[str, PackedWeight]:
+        named = self.packed._modules.items()
+        return {n.replace("/", "."): w for n, w in named if isinstance(w, PackedWeight)}
+
+    @property
+    def kernel(self) -> str:
+        """What runs it on the CPU of this machine."""
+        packed = self._packed_weights()
+        does = "float rows" if multiplied(self.inner, packed) else "decoded for torch"
+        found = [w.kernel(does) for w in packed.values()]
+        return "; ".join(dict.fromkeys(found))
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
+        packed = self._packed_weights()
+        if args and len(args) + len(kwargs) < 3 and runs_in_steps(self.inner, packed, args[0]):
+            state = args[1] if len(args) > 1 else kwargs.get("hx")
+            if set(kwargs) <= {"hx"}:
+                return recurrent_forward(self.inner, packed, args[0], state)
+        for weight in packed.values():
+            weight.ready()  # native kernels decode it faster
         return functional_call(self.inner, self.weights(), args, kwargs)
 
     def __getattr__(self, name: str) -> Any:

@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import threading
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
-from typing import Self, final
+from typing import Any, Self, final
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from bitsmith.errors import WeightsError
+from bitsmith.model.kernels import operators
+from bitsmith.model.kernels.form import MachineForm, form_of
+from bitsmith.model.kernels.library import VARIABLE, instructions, kernels, why_not
+from bitsmith.model.kernels.weight import kept_parts, pack_weight, refusal, stored_parts
+from bitsmith.model.layers.decoded import check_rows, decoded
 from bitsmith.numbers.qtensor import QTensor
 from bitsmith.numbers.scheme import Scheme
 from bitsmith.numbers.stored import from_stored, to_stored
 
-__all__ = ["PackedWeight", "check_rows"]
+__all__ = ["PackedWeight"]
+
+_MACHINE = "machine"
+_repacking = threading.Lock()
 
 
 @final
@@ -26,11 +38,21 @@ class PackedWeight(nn.Module):
     holds it as it is. Moving the module to a float type leaves codes and scales alone; only
     the type that :meth:`dequantize` gives follows.
 
+    Where native kernels run it, :meth:`ready` repacks it for this machine and frees what the new
+    form can give back: :meth:`parts`, a state dict, a pickle and another device have the canonical
+    form again, bit for bit.
+
     Attributes:
         scheme: how the weight was quantized.
         stored_shape: of the tensor that the codes stand for, ``[rows, columns]``.
         shape: of the weight, as its layer has it; a last axis that was padded is shorter here.
+        machine: its form for this machine, uint8; None as long as it is canonical.
+        form: of ``machine``, as operators take it.
+        use: what it is mostly used for, which decides the machine's form: rows are looked up, or
+            it is multiplied with ``float`` or ``int8`` ones.
     """
+
+    machine: Tensor | None
 
     def __init__(self, q: QTensor, shape: torch.Size) -> None:
         super().__init__()
@@ -57,11 +79,20 @@ class PackedWeight(nn.Module):
     def _describe(self, scheme: Scheme, stored_shape: Sequence[int], shape: Sequence[int]) -> None:
         self.scheme, self.stored_shape = scheme, tuple(stored_shape)
         self.shape = torch.Size(shape)
+        self.use = "lookup"
+        self._form = form_of(scheme, self.stored_shape)
+        self.form = ""
         self._scheme_text = json.dumps(scheme.to_json())
+        self._freed_bytes = 0
+        self.register_buffer(_MACHINE, None, persistent=False)
 
     def parts(self) -> dict[str, Tensor]:
         """Return name → tensor of the packed form."""
-        return {name.replace("/", "."): part for name, part in self.named_buffers(recurse=False)}
+        held = {n.replace("/", "."): b for n, b in self._buffers.items() if n != _MACHINE}
+        if self.machine is not None:
+            given = stored_parts(self.machine, self._machine_form(), self.scheme)
+            held = {name: given[name] if part is None else part for name, part in held.items()}
+        return {name: part for name, part in held.items() if part is not None}
 
     def qtensor(self) -> QTensor:
         """Return the quantized tensor, of ``stored_shape``."""
@@ -69,7 +100,11 @@ class PackedWeight(nn.Module):
 
     def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """Return the weight in ``dtype``, of ``shape``."""
-        flat = self._decoded(self.parts(), list(self.stored_shape))
+        if self.machine is not None:
+            every = torch.arange(self.stored_shape[0])
+            flat = operators.embedding(self.machine, self.form, every, torch.float32)
+        else:
+            flat = decoded(self.parts(), self._scheme_text, list(self.stored_shape))
         columns = self.shape[1:].numel()
         if columns != self.stored_shape[1]:
             flat = flat[:, :columns]
@@ -84,8 +119,10 @@ class PackedWeight(nn.Module):
             IndexError: an index below 0, or not below the number of rows; it and the rows are
                 named. (A traced or accelerated index is checked by PyTorch's kernel, in its words.)
         """
-        check_rows(index, self.stored_shape[0])
         rows, columns = self.stored_shape
+        if self.machine is not None and self.shape[1:] == (columns,):
+            return operators.embedding(self.machine, self.form, index, torch.float32)
+        check_rows(index, rows)
         apart = self.scheme.granularity.scale_shape(self.stored_shape)[:1] == (rows,)
         row_bits = columns * self.scheme.format.bits
         if not apart or row_bits % 8 or self.scheme.learned or self.shape[1:] != (columns,):
@@ -98,20 +135,84 @@ class PackedWeight(nn.Module):
             wide = part.reshape(rows, -1)
             chosen[name] = wide.index_select(0, flat).reshape(-1)
         q_shape = [flat.numel(), columns]
-        return self._decoded(chosen, q_shape).reshape(*index.shape, columns)
+        return decoded(chosen, self._scheme_text, q_shape).reshape(*index.shape, columns)
 
-    def _decoded(self, parts: dict[str, Tensor], shape: list[int]) -> Tensor:
-        """Return float32 values; one opaque operator where the model is traced."""
-        tensors, names = list(parts.values()), ",".join(parts)
-        if torch.compiler.is_compiling():
-            traced: Tensor = torch.ops.bitsmith.dequantize(tensors, names, self._scheme_text, shape)
-            return traced
-        return _values(tensors, names, self._scheme_text, shape)
+    def ready(self) -> bool:
+        """Repack the weight for this machine; return whether native kernels run it.
+
+        Done once, when a layer runs; an exported program keeps the form that it finds. The same
+        parts of the canonical form that the machine's gives back are freed.
+
+        Raises:
+            WeightsError: the packed form is damaged.
+        """
+        return self._buffers[_MACHINE] is not None or self._repack()
+
+    def _repack(self) -> bool:
+        parts = [part for part in self._buffers.values() if part is not None]
+        if any(part.device.type != "cpu" for part in parts) or is_in_torch_dispatch_mode():
+            return False
+        if torch.compiler.is_exporting() or self.refusal():
+            return False
+        with _repacking, torch.inference_mode(False), torch.no_grad():
+            if self._buffers[_MACHINE] is not None:  # another thread was first
+                return True
+            form = self._machine_form()
+            try:
+                packed = pack_weight(self.qtensor(), form)
+            except ValueError as error:
+                raise WeightsError(f"a packed weight is damaged: {error}") from error
+            self._freed_bytes = 0
+            for name in kept_parts(self.scheme):
+                part = self._buffers[name]
+                assert part is not None
+                self._freed_bytes += part.nbytes
+                self._buffers[name] = None
+            self.form = form.text
+            self._buffers[_MACHINE] = packed
+        return True
+
+    def refusal(self) -> str:
+        """Return why no native kernel runs it, on the CPU of this machine; empty when one does."""
+        if isinstance(self._form, str):
+            return self._form
+        if kernels() is None:
+            _warn_once(why_not())
+        return refusal(self._machine_form())
+
+    def kernel(self, does: str) -> str:
+        """Return what runs it on the CPU of this machine: ``native avx2, …`` or ``torch: why``.
+
+        Args:
+            does: what is done with it, as the answer says it.
+        """
+        why = self.refusal()
+        return f"torch: {why}" if why else f"native {instructions()}, {does}"
+
+    def _machine_form(self) -> MachineForm:
+        assert isinstance(self._form, MachineForm)
+        return self._form.for_rows(self.use)
+
+    def used_for(self, rows: str) -> None:
+        """Say that a layer multiplies it with ``float`` or ``int8`` rows."""
+        if self.use != "int8" and self.use != rows:
+            self.release()
+            self.use = rows
+
+    def release(self) -> None:
+        """Go back to the canonical form, until the weight is used again."""
+        if self.machine is None:
+            return
+        with torch.inference_mode(False), torch.no_grad():
+            for name, part in self.parts().items():
+                self._buffers[name.replace(".", "/")] = part
+        self._buffers[_MACHINE], self._freed_bytes = None, 0
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the packed form."""
-        return sum(part.nbytes for part in self.parts().values())
+        """Bytes of the canonical packed form."""
+        held = (b for n, b in self._buffers.items() if n != _MACHINE and b is not None)
+        return self._freed_bytes + sum(part.nbytes for part in held)
 
     def extra_repr(self) -> str:
         """Return what ``print(model)`` shows."""
@@ -120,6 +221,8 @@ class PackedWeight(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Move to a device, but never to another type: the bits are what they are."""
+        if self.machine is not None and not _stays(self.machine, fn):
+            self.release()
         for name, part in list(self._buffers.items()):
             if part is None:
                 continue
@@ -129,45 +232,45 @@ class PackedWeight(nn.Module):
             self._buffers[name] = moved
         return self
 
+    def _save_to_state_dict(
+        self, destination: dict[str, Any], prefix: str, keep_vars: bool
+    ) -> None:
+        for name, part in self.parts().items():
+            destination[prefix + name.replace(".", "/")] = part
 
-def check_rows(index: Tensor, rows: int) -> None:
-    """Refuse indices that no row has, as ``nn.Embedding`` does: -1 is not the last row.
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        self.release()
+        super()._load_from_state_dict(*args, **kwargs)
 
-    Not on an accelerator, which would have to be waited for, nor in a trace, which has no values:
-    there the kernel that looks the rows up has bounds of its own.
+    def __deepcopy__(self, memo: dict[int, Any]) -> PackedWeight:
+        twin = memo[id(self)] = type(self).__new__(type(self))
+        twin.__dict__ = copy.deepcopy(self.__dict__, memo)
+        return twin
 
-    Raises:
-        IndexError: an index is negative or too large.
-
-    >>> check_rows(torch.tensor([0, 3]), 3)
-    Traceback (most recent call last):
-    IndexError: index 3 is not a row of a table of 3: 0 to 2
-    """
-    if torch.compiler.is_compiling() or index.device.type != "cpu" or not index.numel():
-        return
-    for found in (int(index.min()), int(index.max())):
-        if not 0 <= found < rows:
-            raise IndexError(f"index {found} is not a row of a table of {rows}: 0 to {rows - 1}")
-
-
-@lru_cache(maxsize=256)
-def _scheme(text: str) -> Scheme:
-    return Scheme.from_json(json.loads(text))
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what is pickled: the canonical form."""
+        state = self.__dict__.copy()
+        parts = {name.replace(".", "/"): part for name, part in self.parts().items()}
+        return state | {"_buffers": {_MACHINE: None, **parts}, "_freed_bytes": 0, "form": ""}
 
 
-def _values(parts: list[Tensor], names: str, scheme: str, shape: list[int]) -> Tensor:
-    try:
-        q = from_stored(dict(zip(names.split(","), parts, strict=True)), _scheme(scheme), shape)
-    except ValueError as error:
-        raise WeightsError(f"a packed weight is damaged: {error}") from error
-    return q.dequantize()
+def _stays(machine: Tensor, fn: Callable[[Tensor], Tensor]) -> bool:
+    """Whether the machine's form is still one after ``fn``: on the CPU, and not emptied."""
+    if fn(machine.new_empty(0)).device.type != "cpu":
+        return False
+    head = machine[:64]
+    return torch.equal(fn(head.clone()), head)
 
 
-@torch.library.custom_op("bitsmith::dequantize", mutates_args=())
-def _dequantize(parts: list[Tensor], names: str, scheme: str, shape: list[int]) -> Tensor:
-    return _values(parts, names, scheme, shape)
+# torch.compile calls it while it traces, and takes what it returns for constant. This is what
+# torch.compiler.assume_constant_result does, without the seconds that importing the compiler takes.
+PackedWeight.ready._dynamo_marked_constant = True  # type: ignore[attr-defined]  # PyTorch's
 
 
-@_dequantize.register_fake
-def _(parts: list[Tensor], names: str, scheme: str, shape: list[int]) -> Tensor:
-    return parts[0].new_empty(shape, dtype=torch.float32)
+@lru_cache(maxsize=1)
+def _warn_once(why: str) -> None:
+    if why != f"{VARIABLE}=off":
+        warnings.warn(
+            f"layers with packed weights run without native kernels, and more slowly: {why}",
+            stacklevel=2,
+        )

@@ -13,7 +13,7 @@ from bitsmith.model.layers.packed import PackedWeight
 from bitsmith.model.owners import Owner
 from bitsmith.numbers.scheme import Scheme
 
-__all__ = ["is_linear", "packed_layer"]
+__all__ = ["is_linear", "kernels_of", "packed_layer"]
 
 
 def packed_layer(
@@ -40,6 +40,21 @@ def packed_layer(
     else:
         layer = WeightOnly(module, dict(weights))
     return layer.train(module.training)
+
+
+def kernels_of(model: nn.Module) -> dict[str, str]:
+    """Return weight name → what runs it on the CPU of this machine, of all packed weights.
+
+    ``native avx512, int8 rows``, or ``torch: `` and why no native kernel does.
+    """
+    found = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        prefix = f"{name}." if name else ""
+        if isinstance(module, QuantLinear | QuantEmbedding):
+            found[f"{prefix}weight"] = module.kernel
+        elif isinstance(module, WeightOnly):
+            found |= {f"{prefix}{leaf}": module.kernel for leaf in module.dtypes}
+    return found
 
 
 def is_linear(owner: Owner) -> bool:

@@ -13,6 +13,7 @@ from bitsmith.model.module_qat.check import check_finite, forget_recipe, inside
 from bitsmith.model.module_qat.quantizer import WeightQuantizer
 from bitsmith.model.owners import weight_owners
 from bitsmith.model.swap import Plan, RoundedWeight, Swap
+from bitsmith.model.weight_rows import with_kernels
 from bitsmith.numbers.scheme import Scheme
 
 __all__ = ["convert"]
@@ -22,8 +23,10 @@ def convert(model: nn.Module) -> nn.Module:
     """Return the packed model that ``model`` has been trained to be, in evaluation mode.
 
     What :func:`bitsmith.model.weights.quantize_weights` gives: packed layers, ``coverage`` and
-    ``recipe``; it can be saved and exported. Its outputs are those of ``model.eval()``, bit for
-    bit. It shares no memory with ``model``, which can go on training.
+    ``recipe``; it can be saved and exported. Its weights are those of ``model.eval()``, bit for
+    bit, and so are its outputs where PyTorch multiplies them or the inputs are int8; sums of float
+    products by native kernels are as near as those of any two kernels. It shares no memory with
+    ``model``, which can go on training.
 
     Args:
         model: of :func:`bitsmith.model.module_qat.prepare`, also compiled or wrapped in
@@ -66,7 +69,8 @@ def convert(model: nn.Module) -> nn.Module:
     for owner in swap.owners:
         swap.swap(owner, rounder)
     result: Any = swap.model
-    result.coverage, result.recipe = swap.rows, trained.recipe
+    result.coverage = with_kernels(swap.rows, result)
+    result.recipe = trained.recipe
     packed: nn.Module = result.eval()
     return packed
 

@@ -17,7 +17,8 @@ from bitsmith.model.module_qat.quantizer import WeightQuantizer, choose
 from bitsmith.model.owners import Owner, memory_key
 from bitsmith.model.presets import make_recipe
 from bitsmith.model.recipe import Recipe
-from bitsmith.model.swap import Plan, Ragged, WeightRow, plan_modules
+from bitsmith.model.swap import Plan, Ragged, plan_modules
+from bitsmith.model.weight_rows import WeightRow
 from bitsmith.numbers.scheme import Scheme
 
 __all__ = ["prepare"]

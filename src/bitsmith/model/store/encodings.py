@@ -23,6 +23,7 @@ from bitsmith.model.store.reround import filler_codes, reround
 from bitsmith.model.store.safetensors_file import map_tensors, tensor_sha256, write_tensors
 from bitsmith.model.store.survey import join, survey
 from bitsmith.model.swap import Plan, RoundedWeight, Swap
+from bitsmith.model.weight_rows import with_kernels
 from bitsmith.numbers.scheme import Scheme
 from bitsmith.numbers.stored import from_stored, to_stored
 
@@ -121,7 +122,7 @@ def apply_encodings(model: nn.Module, path: str | Path) -> nn.Module:
     for owner in swap.owners:
         swap.swap(owner, rounder)
     result: Any = swap.model
-    result.coverage = swap.rows
+    result.coverage = with_kernels(swap.rows, result)
     if manifest.recipe is not None:
         result.recipe = manifest.recipe
     quantized: nn.Module = result

@@ -11,7 +11,7 @@ import torch
 
 from bitsmith.errors import InputError, WeightsError
 from bitsmith.model.recipe import Recipe
-from bitsmith.model.swap import WeightRow
+from bitsmith.model.weight_rows import WeightRow
 from bitsmith.numbers.scheme import Scheme
 
 __all__ = ["FloatEntry", "LayerEntry", "Manifest", "WeightEntry", "check_version"]

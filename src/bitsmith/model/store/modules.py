@@ -23,7 +23,7 @@ from bitsmith.model.store.restore import restore
 from bitsmith.model.store.safetensors_file import file_sha256, map_tensors, write_tensors
 from bitsmith.model.store.skeleton import Skeleton, build_skeleton
 from bitsmith.model.store.survey import Survey, survey
-from bitsmith.model.swap import WeightRow
+from bitsmith.model.weight_rows import WeightRow, with_kernels
 
 __all__ = ["load_modules", "save_modules"]
 
@@ -99,7 +99,7 @@ def load_modules(
     if manifest.recipe is not None:
         result.recipe = manifest.recipe
     if manifest.coverage is not None:
-        result.coverage = manifest.coverage
+        result.coverage = with_kernels(manifest.coverage, result)
     loaded: nn.Module = result.eval()
     return loaded
 

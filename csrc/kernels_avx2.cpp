@@ -1,0 +1,8 @@
+#include "kernel_table.h"
+#include "vector_avx2.h"
+
+namespace bitsmith {
+
+const Kernels kAvx2Kernels = make_kernels<Avx2, true>();
+
+}  // namespace bitsmith

@@ -1,0 +1,8 @@
+#include "kernel_table.h"
+#include "vector_neon.h"
+
+namespace bitsmith {
+
+const Kernels kNeonKernels = make_kernels<Neon, true>();
+
+}  // namespace bitsmith

@@ -1,0 +1,9 @@
+#include "kernel_table.h"
+#include "vector_portable.h"
+
+namespace bitsmith {
+
+const Kernels kPortableKernels = make_kernels<Portable<4>, false>();
+const Kernels kLookupKernels = make_kernels<Portable<1>, false>();
+
+}  // namespace bitsmith

@@ -1,0 +1,10 @@
+#include "lanes_avx2.h"
+// Of these lanes.
+#include "finish.h"
+#include "float_product.h"
+
+namespace bitsmith::panels {
+
+const FloatKernels kFloatAvx2 = {Lanes::count, float_multiply, finish};
+
+}  // namespace bitsmith::panels

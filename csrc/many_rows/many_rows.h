@@ -1,0 +1,22 @@
+// The product of a packed weight with many rows of x (M > 16): weights are decoded a tile at a
+// time into cache and multiplied from there.
+#ifndef BITSMITH_MANY_ROWS_H
+#define BITSMITH_MANY_ROWS_H
+
+#include "bitsmith_kernels.h"
+
+namespace bitsmith {
+
+// y[m][n] = x[m][k] · wᵀ + bias[n], arguments as those of bsk_linear, which has checked them; any
+// m ≥ 1 is right (few rows are better served elsewhere). Uses the instruction set in use. An
+// element of y depends neither on the threads nor on the other rows.
+//
+// Returns BSK_OK, BSK_NO_MEMORY, BSK_BAD_PACKED, BSK_NOT_FINITE for integer rows of which one is
+// not finite, or BSK_UNSUPPORTED for integer rows with a table or a group whose sum may leave 32
+// bits.
+int many_rows(const bsk_weight& weight, const void* packed, int type, const void* x, int64_t m,
+              int64_t x_stride, const float* bias, void* y, int64_t y_stride, int rows,
+              int threads);
+
+}  // namespace bitsmith
+#endif
