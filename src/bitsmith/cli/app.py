@@ -15,6 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
+from bitsmith.cli.bench import bench
 from bitsmith.cli.demo import demo
 from bitsmith.cli.evaluate import evaluate
 from bitsmith.cli.inspect import inspect
@@ -47,6 +48,7 @@ app.command("verify")(verify)
 app.command("evaluate")(evaluate)
 app.command("inspect")(inspect)
 app.command("study")(study)
+app.command("bench")(bench)
 app.command("list")(list_names)
 
 
