@@ -59,7 +59,39 @@ def test_json_on_standard_output_is_all_there(run):
 def test_lists_them(run):
     ran = run("list", "studies", "--json", "-")
     assert {r["study"] for r in ran.json["records"]} == set(studies)
-    assert all(studies[r["study"]].title == r["reason"] for r in ran.json["records"])
+    for record in ran.json["records"]:
+        study = studies[record["study"]]
+        assert record["reason"].startswith(study.title)
+        assert all(f"{n}={s.default}" in record["reason"] for n, s in study.settings.items())
+
+
+def test_settings_reach_the_study_and_its_page(run, tmp_path):
+    given = ("--set", "bits=3", "--set", "lr=0.2")
+    ran = run("study", "one-weight", *given, "--out", tmp_path / "o", "--json", "-")
+    assert ran.code == 0, ran.err
+    assert {r.get("weight_bits") for r in ran.json["records"]} == {3}
+    page = (tmp_path / "o" / "one-weight.html").read_text()
+    assert "bitsmith study one-weight --seed 0 --set bits=3 --set lr=0.2" in page
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["bit=3"], "did you mean 'bits'"),
+        (["bits=3.5"], "a whole number from 2 to 8, not '3.5'"),
+        (["bits=9"], "a whole number from 2 to 8, not '9'"),
+        (["lr=nan"], "not 'nan'"),
+        (["bits"], "NAME=VALUE, not 'bits'"),
+        (["bits=3", "bits=4"], "twice"),
+    ],
+)
+def test_settings_that_are_none(refused, tmp_path, given, said):
+    pairs = [part for pair in given for part in ("--set", pair)]
+    assert said in refused("one-weight", *pairs, "--out", tmp_path / "x")
+
+
+def test_settings_for_a_study_that_has_none(refused, tmp_path):
+    assert "known: none" in refused("memory", "--set", "bits=3", "--out", tmp_path / "x")
 
 
 def test_unknown_study(refused, tmp_path):

@@ -141,7 +141,11 @@ def _recipes() -> list[tuple[str, str]]:
 def _studies() -> list[tuple[str, str]]:
     from bitsmith.studies import studies
 
-    return [(n, studies[n].title) for n in studies]
+    rows = []
+    for name in studies:
+        own = [f"{key}={s.default} ({s.about})" for key, s in studies[name].settings.items()]
+        rows.append((name, f"{studies[name].title}{'. --set ' if own else ''}{', '.join(own)}"))
+    return rows
 
 
 def _datasets() -> list[tuple[str, str]]:

@@ -12,6 +12,7 @@ from bitsmith.cli.folder import result_folder
 from bitsmith.cli.options import Json
 from bitsmith.cli.output import Output, json_path, progress
 from bitsmith.cli.staging import Staging
+from bitsmith.errors import InputError
 
 if TYPE_CHECKING:
     from bitsmith.studies import Options, Study, StudyResult
@@ -46,6 +47,16 @@ def study(
     quick: Annotated[
         bool, typer.Option("--quick", help="Fewer repeats or samples, the same pictures.")
     ] = False,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="NAME=VALUE",
+            help="A choice of this study alone, as often as there are; bitsmith list studies "
+            "shows them.",
+            show_default=False,
+        ),
+    ] = None,
     json: Json = None,
 ) -> None:
     """Run one of the experiments that teach quantization, and draw its figures."""
@@ -53,9 +64,11 @@ def study(
     from bitsmith.studies import Options, studies
 
     chosen = studies[name]()
+    given = _pairs(settings or [])
+    chosen.chosen(given)  # refused before anything is made
     files = _files(chosen, out)
     with result_folder(out), Staging([*files, json_path(json)]) as staging:
-        options = Options(seed, quick, dataset, progress)
+        options = Options(seed, quick, dataset, progress, given)
         begun = time.perf_counter()
         result = chosen.run(options)
         seconds = time.perf_counter() - begun
@@ -74,6 +87,17 @@ def study(
     for path in files:
         if path in drawn:
             output.line(str(path))
+
+
+def _pairs(settings: list[str]) -> dict[str, str]:
+    """Return name → value of ``NAME=VALUE`` pairs."""
+    pairs = [text.partition("=") for text in settings]
+    if wrong := [text for text, (_, sign, _) in zip(settings, pairs, strict=True) if not sign]:
+        raise InputError(f"--set takes NAME=VALUE, not {', '.join(map(repr, wrong))}")
+    found = {name: value for name, _, value in pairs}
+    if len(found) < len(pairs):
+        raise InputError(f"--set gives a setting twice: {', '.join(settings)}")
+    return found
 
 
 def _files(chosen: Study, out: Path | None) -> list[Path]:
@@ -103,6 +127,7 @@ def _write(
     command = f"bitsmith study {chosen.name} --seed {options.seed}"
     command += f" --dataset {options.dataset}" if options.dataset else ""
     command += " --quick" if options.quick else ""
+    command += "".join(f" --set {name}={value}" for name, value in options.settings.items())
     about = (("command", command), ("bitsmith", __version__), ("seconds", f"{seconds:.1f}"))
     page = render_articles(chosen.title, [chosen.article(result, about)])
     staging.path(out / f"{chosen.name}.html").write_text(page, encoding="utf-8")
