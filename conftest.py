@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ipaddress
+import random
 import socket
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import settings
 
 settings.register_profile("same-each-time", derandomize=True, deadline=None)
@@ -42,6 +44,12 @@ def _no_network() -> Iterator[None]:
             patch.delenv(proxy, raising=False)
             patch.delenv(proxy.upper(), raising=False)
         yield
+
+
+def pytest_runtest_setup() -> None:
+    """Seed every test and doctest alike, whatever its process ran before."""
+    random.seed(0)
+    torch.manual_seed(0)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

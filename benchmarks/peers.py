@@ -11,7 +11,7 @@ from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 
-class _Reader(CalibrationDataReader):  # type: ignore[misc]
+class _Reader(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime is not typed
     def __init__(self, batches: Iterable[Any], name: str) -> None:
         self._batches: Iterator[Any] = iter(batches)
         self._name = name

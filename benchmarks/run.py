@@ -16,8 +16,11 @@ SCRIPTS = [
     "weight_only",
     "load_memory",
     "minilm_onnxruntime",
+    "kernels",
+    "minilm_kernels",
     "mlp_lstm",
     "low_bit",
+    "depthwise",
 ]
 
 

@@ -45,7 +45,7 @@ TESTS = {
 def run_of(folder: Path, *arguments: str) -> str:
     for name, text in TESTS.items():
         (folder / name).write_text("\n".join(line[8:] for line in text.splitlines()))
-    shutil.copy(Path(__file__).with_name("conftest.py"), folder)
+    shutil.copy(Path(__file__).parents[1] / "conftest.py", folder)
     command = [sys.executable, "-m", "pytest", "-q", "--import-mode=importlib", *arguments]
     done = subprocess.run(
         command, cwd=folder, capture_output=True, text=True, timeout=120, check=False

@@ -110,7 +110,10 @@ def test_analytic_agrees_with_sampled_inputs(groups):
 )
 def test_clipped_normal_mean_is_the_integral(low, high, mu, sigma):
     found = clipped_normal_mean(torch.tensor([mu]), torch.tensor([sigma]), low, high)
-    clamp = lambda v: min(max(v, -1e9 if low is None else low), 1e9 if high is None else high)  # noqa: E731
+
+    def clamp(v: float) -> float:
+        return min(max(v, -1e9 if low is None else low), 1e9 if high is None else high)
+
     if sigma == 0:
         expected = clamp(mu)
     else:

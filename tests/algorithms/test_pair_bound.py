@@ -146,6 +146,27 @@ def test_no_sum_saturates_on_the_worst_codes(w):
     assert torch.equal(saturating, conv_accumulate(x, 7, q.codes))
 
 
+@given(w=weights(), order=st.sampled_from(["channels_last", "channels_first", "any"]))
+def test_one_scale_for_all_channels(w, order):
+    """Bounded like each channel alone, and never worse than half the range."""
+    one = Scheme(int8, granularity=PerTensor())
+    q = PairBound(order)(w, one).qtensor
+    assert q.scale.shape == ()
+    assert int(max_pair_sum(q.codes, order).amax()) <= 128
+    half = (w.abs().amax() / 64).clamp(min=torch.finfo(torch.float32).tiny)
+    halved = (w / half).round().clamp(-64, 64) * half
+    unit = w.double().abs().amax().clamp(min=1e-45)
+    error, other = (
+        float(((x - w).double() / unit).square().sum()) for x in (q.dequantize(), halved)
+    )
+    assert error <= other * (1 + 1e-5) + 1e-12
+    row = w[:1]
+    alone = PairBound(order)(row, Scheme(int8, granularity=PerChannel(0))).qtensor
+    together = PairBound(order)(row, one).qtensor
+    assert torch.equal(alone.codes, together.codes)
+    assert torch.equal(alone.scale.reshape(()), together.scale)
+
+
 def test_nearest_would_saturate():
     q = Nearest()(torch.ones(1, 8), W8).qtensor
     x = torch.full((1, 8), 255, dtype=torch.uint8)
@@ -160,8 +181,8 @@ def test_fewer_bits_need_no_bound():
 
 def test_refusals():
     w = torch.ones(2, 2)
-    with pytest.raises(SchemeError, match="per channel of axis 0"):
-        PairBound()(w, Scheme(int8, granularity=PerTensor()))
+    with pytest.raises(SchemeError, match="per channel of axis 0 or per tensor"):
+        PairBound()(w, Scheme(int8, granularity=PerChannel(1)))
     with pytest.raises(SchemeError, match="symmetric"):
         PairBound()(w, Scheme(int8, symmetric=False, granularity=PerChannel(0)))
     w[0, 1] = torch.nan

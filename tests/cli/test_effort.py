@@ -56,6 +56,12 @@ def test_high_climbs_and_says_what_each_stage_gave(quantize, run, tmp_path):
     assert {r["method"] for r in stages if r["algorithm"] != "distillation"} == {"ptq"}
     provenance = load(tmp_path / "m.onnx.bitsmith").provenance
     assert [r["name"] for r in provenance["rungs"]] == STAGES
+    assert "Blocks, learned one after another" in ran.err
+    blocks = [r for r in others if r.get("metric") == "relative_error"]
+    assert [r["layer"] for r in blocks] == [b["segment"] for b in provenance["blocks"]]
+    assert len(blocks) > 1
+    assert all(r["algorithm"] == STAGES[1] for r in blocks)
+    assert all((r["outcome"] == "kept") == (r["value"] < r["reference"]) for r in blocks)
     assert run("verify", tmp_path / "m.onnx", "--data", "digits", "--samples", 64).code == 0
     assert sorted(p.name for p in (tmp_path / "kept").iterdir()) == [
         "distillation.pt",

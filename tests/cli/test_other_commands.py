@@ -12,7 +12,7 @@ from bitsmith import algorithms
 from bitsmith.cli.app import app
 from bitsmith.deploy.export import exporters, module_exporters
 
-COMMANDS = ["demo", "quantize", "train", "verify", "evaluate", "inspect", "study", "list"]
+COMMANDS = ["demo", "quantize", "train", "verify", "evaluate", "inspect", "study", "bench", "list"]
 
 
 def test_offers_exactly_what_exists(run):
@@ -119,6 +119,17 @@ def test_inspect_a_model_of_ones_own(run, small_model, weights):
     assert ran.code == 0
     assert "QLinearConv" in ran.out
     assert "100.00 %" not in ran.out  # no single layer does all the work
+
+
+def test_inspect_models_of_texts(run, small_model, weights):
+    asked = run("inspect", small_model, "--weights", weights, "--data", "tinystories")
+    assert asked.code == 2
+    assert "this is a text data set" in asked.err
+    ran = run("inspect", "stories260k")
+    if ran.code:
+        pytest.skip("no weights of stories260k in BITSMITH_DATA")
+    assert "the model takes token ids" in ran.out
+    assert "--data" not in ran.out
 
 
 def test_inspect_tells_sizes_and_errors_and_draws(run, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 
 from bitsmith.data import load_dataset
 from bitsmith.deploy.runtimes import open_session
+from bitsmith.model.presets import make_recipe
 from bitsmith.model.store import load
 from bitsmith.zoo.models.digits_cnn import DigitsNet
 
@@ -42,7 +44,9 @@ def test_writes_what_quantize_writes(train, run, tmp_path):
     found = simulation.provenance
     assert (found["epochs"], found["learns"], found["lr"]) == (2, "the float model", 0.002)
     assert found["training_batch_size"] == 32
-    assert "epoch" in ran.err
+    told = re.findall(r"^epoch (\d)/2: loss (\S+), \d", ran.err, re.MULTILINE)
+    assert told == [(str(i), f"{r['value']:.5g}") for i, r in enumerate(epochs, 1)]
+    assert ran.err.index("epoch 2/2") < ran.err.index("Training, to give what")
 
 
 def test_packed_weights_go_to_a_folder(train, tmp_path):
@@ -55,6 +59,26 @@ def test_packed_weights_go_to_a_folder(train, tmp_path):
     x, _ = next(iter(load_dataset("digits").split("test").batches(8)))
     reloaded = load(tmp_path / "m.bitsmith", model=lambda: DigitsNet(width=8))
     assert reloaded(x).shape == (8, 10)
+
+
+def test_a_recipe_that_cannot_train(run, modules, tmp_path):
+    """Learned scales are trained with the rounding of the runtimes, half to even."""
+    plain = make_recipe("W8A8-dynamic").to_json() | {"name": "away"}
+    plain["rules"][-1]["weight"]["rounding"] = "half_away"
+    recipe = modules / "away.json"
+    recipe.write_text(json.dumps(plain))
+    (modules / "rows_net.py").write_text(
+        "from torch import nn\n\n\n"
+        "def net():\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.Linear(32, 10))\n"
+    )
+    options = ["--data", "digits", "--epochs", 1, "--out", tmp_path / "m.bitsmith"]
+    ran = run("train", "rows_net:net", "--recipe", recipe, *options)
+    assert ran.code == 2
+    assert ran.err.startswith("error: recipe 'away' cannot be trained with 'lsq':")
+    assert "1.weight (int8): it rounds half_away" in ran.err
+    assert "2.weight (int8): it rounds half_away" in ran.err
+    assert "Traceback" not in ran.err
+    assert not list(tmp_path.iterdir())
 
 
 def test_synthetic_samples_teach(train):

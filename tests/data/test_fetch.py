@@ -13,12 +13,14 @@ from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from bitsmith.data import datasets, load_dataset
 from bitsmith.data.archives import IDX_FILES, cifar10_arrays, read_idx
+from bitsmith.data.fetch import Source
 from bitsmith.errors import DataError
 
 RNG = np.random.default_rng(0)
@@ -158,9 +160,14 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "xdg" / "bitsmith"
 
 
+def source_of(name: str) -> Source:
+    kind: Any = datasets[name]
+    return kind.source
+
+
 def use(monkeypatch: pytest.MonkeyPatch, name: str, folder: Path, *mirrors: str) -> None:
     """Point a data set at mirrors, with the checksums of the archives in ``folder``."""
-    real = datasets[name].source  # type: ignore[attr-defined]
+    real = source_of(name)
     md5 = {file: hashlib.md5((folder / file).read_bytes()).hexdigest() for file in real.md5}
     source = dataclasses.replace(real, mirrors=mirrors, md5=md5)
     monkeypatch.setattr(datasets[name], "source", source)
@@ -245,7 +252,7 @@ def test_endless_downloads_are_cut_off(
     folder, address = site
     mnist_archives(folder)
     use(monkeypatch, "mnist", folder, address)
-    source = dataclasses.replace(datasets["mnist"].source, most_bytes=100)  # type: ignore[attr-defined]
+    source = dataclasses.replace(source_of("mnist"), most_bytes=100)
     monkeypatch.setattr(datasets["mnist"], "source", source)
     with pytest.raises(DataError, match="more than 100 bytes"):
         load_dataset("mnist").split("test")
@@ -283,6 +290,6 @@ def test_interruption_leaves_nothing_behind(
 
 def test_addresses_and_checksums_are_well_formed() -> None:
     for name in ("mnist", "fashion-mnist", "cifar10"):
-        source = datasets[name].source  # type: ignore[attr-defined]
+        source = source_of(name)
         assert all(m.startswith("http") and m.endswith("/") for m in source.mirrors)
         assert all(len(bytes.fromhex(digest)) == 16 for digest in source.md5.values())

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 import torch
@@ -82,20 +84,22 @@ def test_openvino_runs_the_same_file(quantized: QuantizedModel, file: Path) -> N
     assert all(t.isolated_max_lsb <= 1 for t in found.tensors if t.magnitude is None)
 
 
-def _changed(file: Path, tmp_path: Path, name: str, change: object) -> Path:
+def _changed(
+    file: Path, tmp_path: Path, name: str, change: Callable[[np.ndarray], np.ndarray]
+) -> Path:
     proto = onnx.load(str(file))
     for initializer in proto.graph.initializer:
         if initializer.name == name:
             array = numpy_helper.to_array(initializer).copy()
-            initializer.CopyFrom(numpy_helper.from_array(change(array), name))  # type: ignore[operator]
+            initializer.CopyFrom(numpy_helper.from_array(change(array), name))
     path = tmp_path / "changed.onnx"
     onnx.save(proto, str(path))
     return path
 
 
 def test_one_changed_weight_is_found(quantized: QuantizedModel, file: Path, tmp_path: Path) -> None:
-    def bump(array: object) -> object:
-        array.flat[5] += 1  # type: ignore[attr-defined]
+    def bump(array: np.ndarray) -> np.ndarray:
+        array.flat[5] += 1
         return array
 
     changed = _changed(file, tmp_path, "second.weight_codes", bump)
@@ -112,8 +116,8 @@ def test_one_changed_weight_is_found(quantized: QuantizedModel, file: Path, tmp_
 def test_a_difference_outside_the_isolated_samples_is_no_pass(
     quantized: QuantizedModel, file: Path, tmp_path: Path
 ) -> None:
-    def bump(array: object) -> object:
-        array.flat[5] += 1  # type: ignore[attr-defined]
+    def bump(array: np.ndarray) -> np.ndarray:
+        array.flat[5] += 1
         return array
 
     changed = _changed(file, tmp_path, "second.weight_codes", bump)

@@ -66,7 +66,7 @@ def test_python_of_a_page_runs_from_top_to_bottom(page: Path, tmp_path: Path):
 
 @pytest.mark.parametrize("page", with_blocks("sh"))
 def test_commands_of_a_page_exist_with_their_options(page: Path):
-    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    commands = typer.main.get_group(app).commands
     for _, code in blocks(page, "sh"):
         for line in code.replace("\\\n", " ").splitlines():
             words = shlex.split(line, comments=True)

@@ -84,6 +84,48 @@ def test_a_channel_of_zeros_keeps_its_bias(machine):
     assert (found.weight.scale > 0).all()
 
 
+@pytest.mark.parametrize("machine", ["any", "any-order", "vnni"])
+@pytest.mark.parametrize(
+    "layer", [nn.Linear(7, 5), nn.Conv2d(4, 6, 3), nn.Conv2d(6, 6, 3, groups=6)]
+)
+def test_one_scale_for_all_channels(layer, machine):
+    found = converted(layer, machine=machine, recipe="W8A8-pertensor")
+    assert found.weight.scale.shape == ()
+    assert found.weight.codes.shape == layer.weight.shape
+    assert (real_bias(found) - layer.bias).abs().max() <= 0.011 * float(found.weight.scale)
+    assert found.error >= 0
+
+
+def test_one_scale_fits_the_largest_bias():
+    layer = nn.Conv2d(4, 3, 3)
+    with torch.no_grad():
+        layer.weight *= 1e-9
+        layer.bias[:] = torch.tensor([0.5, 1e4, -2e4])
+    found = converted(layer, recipe="W8A8-pertensor")
+    assert 1 << 29 < found.bias.abs().max() <= 1 << 30
+    assert ((real_bias(found) - layer.bias).abs() / layer.bias.abs()).max() < 1e-4
+
+
+def test_one_scale_and_no_weights_keep_the_bias():
+    layer = nn.Conv2d(4, 3, 3)
+    nn.init.zeros_(layer.weight)
+    found = converted(layer, recipe="W8A8-pertensor")
+    assert found.weight.codes.abs().sum() == 0
+    torch.testing.assert_close(real_bias(found), layer.bias.double(), rtol=1e-5, atol=1e-7)
+
+
+def test_channels_of_small_range_have_few_bits_of_a_scale_for_all():
+    layer = nn.Conv2d(4, 4, 3)
+    with torch.no_grad():
+        layer.weight.copy_(torch.linspace(-1, 1, 36).reshape(4, 3, 3).expand(4, 4, 3, 3))
+        layer.weight *= torch.tensor([1, 1 / 8, 1 / 64, 1e-6]).reshape(-1, 1, 1, 1)
+    one = converted(layer, machine="vnni", recipe="W8A8-pertensor")
+    assert one.effective_bits == pytest.approx((8 + 5 + 2 + 0) / 4, abs=0.2)
+    with torch.no_grad():
+        layer.weight[3] = 0
+    assert converted(layer, machine="vnni").effective_bits == pytest.approx(8, abs=1e-6)
+
+
 @pytest.mark.parametrize(("machine", "order"), [("any", "channels_last"), ("any-order", "any")])
 def test_weights_are_bounded_for_the_machine(machine, order):
     layer = nn.Conv2d(6, 8, 3)

@@ -32,7 +32,7 @@ def test_outputs_and_labels_are_those_of_one_big_batch(progress: bool) -> None:
 
 @pytest.mark.parametrize("batches", [[X], [(X,)], [(X, None)], [[X, None]], iter([X]), [X.numpy()]])
 def test_unlabelled_batches_in_every_form(batches: object) -> None:
-    logits, labels = predict(lambda x: x * 2, batches)  # type: ignore[arg-type]
+    logits, labels = predict(lambda x: x * 2, batches)  # type: ignore[arg-type]  # a function
     assert torch.equal(logits, X * 2)
     assert labels is None
 
@@ -64,7 +64,7 @@ def test_one_batch_is_taken_at_a_time() -> None:
         events.append("run")
         return x
 
-    predict(model, stream())  # type: ignore[arg-type]
+    predict(model, stream())  # type: ignore[arg-type]  # a function, no module
     assert events == ["take 0", "run", "take 1", "run", "take 2", "run"]
 
 

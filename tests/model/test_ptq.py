@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import copy
+import json
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 
 from bitsmith.errors import CaptureError, DataError, RecipeError, UnknownNameError, WeightsError
+from bitsmith.model.presets import make_recipe
 from bitsmith.model.ptq import ptq
+from bitsmith.model.recipe import Recipe
 from networks.harness import randomised
 from networks.structured import Residual
 
@@ -33,6 +37,70 @@ def test_outputs_are_close_to_the_float_model(recipe, decibels):
         expected = model(x)
     noise = (quantized(x) - expected).square().mean()
     assert 10 * torch.log10(expected.var() / noise) > decibels
+
+
+@torch.no_grad()
+def spread_out(seed: int = 0) -> nn.Sequential:
+    """A network whose channels differ in range by three orders, as some trained ones do."""
+    torch.manual_seed(seed)
+    net = nn.Sequential(
+        nn.Conv2d(8, 16, 1), nn.ReLU6(), nn.Conv2d(16, 16, 3, padding=1, groups=16), nn.ReLU6(),
+        nn.Conv2d(16, 12, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(12, 5),
+    )  # fmt: skip
+    factor = 10 ** torch.linspace(-1.5, 1.5, 16).reshape(-1, 1, 1, 1)
+    net[2].weight *= factor
+    net[2].bias *= 0.1 * factor.flatten()
+    net[4].weight /= factor.reshape(1, -1, 1, 1)
+    return net.eval()
+
+
+def noise_of(recipe: Recipe) -> float:
+    model, quantized = spread_out(), ptq(spread_out(), recipe, data(64))
+    x = torch.randn(128, 8, 9, 10, generator=torch.Generator().manual_seed(9))
+    with torch.no_grad():
+        expected = model(x)
+    return float((quantized(x) - expected).square().mean() / expected.var())
+
+
+def test_one_scale_a_weight_is_equalized_and_corrected():
+    base = make_recipe("W8A8-pertensor")
+    plain = noise_of(replace(base, equalize=False, correct_bias=False))
+    equalized = noise_of(replace(base, correct_bias=False))
+    corrected = noise_of(replace(base, equalize=False))
+    assert equalized < 0.1 * plain
+    assert corrected < 0.9 * plain
+    assert noise_of(base) < 0.1 * plain
+
+
+def test_what_was_equalized_is_reported():
+    quantized = ptq(spread_out(), "W8A8-pertensor", data(64))
+    rows = {row["layer"]: row for row in quantized.provenance["equalization"]}
+    assert set(rows) == set(quantized.program.layers)
+    done = [row for row in rows.values() if row["outcome"] == "equalized"]
+    assert done
+    assert all(row["after"] < row["before"] or row["before"] < 2 for row in done)
+    assert any("relu instead of the clamp" in row["reason"] for row in done)
+    assert all(row["reason"] for row in rows.values() if row["outcome"] == "skipped")
+    json.dumps(quantized.provenance)
+    assert "layers" in quantized.provenance  # the sweep that corrects biases
+
+
+def test_nothing_is_equalized_that_was_not_asked_for():
+    for recipe in ("W8A8", replace(make_recipe("W8A8-pertensor"), equalize=False)):
+        assert "equalization" not in ptq(spread_out(), recipe, data(64)).provenance
+    asked = replace(make_recipe("W8A8"), equalize=True, correct_bias=True)
+    found = ptq(spread_out(), asked, data(64)).provenance
+    assert {"equalization", "layers"} <= set(found)
+
+
+def test_data_that_is_read_once_is_read_once():
+    """Equalization looks at the first batches and calibration sees them too."""
+    one, again = (
+        ptq(spread_out(), "W8A8-pertensor", batches) for batches in (data(96), iter(data(96)))
+    )
+    assert one.provenance["calibration_samples"] == again.provenance["calibration_samples"] == 96
+    x = data(16, 3)[0][0]
+    assert torch.equal(one(x), again(x))
 
 
 def test_one_bit_weights_need_training():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -11,7 +12,7 @@ from bitsmith.errors import RecipeError, UnknownNameError
 from bitsmith.model.presets import make_recipe, preset_names
 from bitsmith.model.recipe import Recipe, Rule
 from bitsmith.numbers.formats.integer import int1, integer_format, ternary
-from bitsmith.numbers.scheme import PerChannel, PerGroup, PerToken, Scheme
+from bitsmith.numbers.scheme import PerChannel, PerGroup, PerTensor, PerToken, Scheme
 
 LAYERS = [("stem", "conv"), ("body.0", "conv"), ("body.1", "conv"), ("head", "linear")]
 
@@ -21,19 +22,22 @@ def bits(recipe: Recipe, layers: list[tuple[str, str]] = LAYERS) -> dict[str, in
 
 
 STATIC = [name for name in preset_names() if make_recipe(name).lane == "static"]
+STATIC += ["W4A4-pertensor", "W3A8-pertensor-edge8"]
 
 
 @pytest.mark.parametrize("name", STATIC)
 def test_presets(name):
     recipe = make_recipe(name)
     assert recipe.name == name
-    kind, w, a, edge = re.fullmatch(r"(W|CODEBOOK)(\d)A(\d)(-edge8)?", name).groups()
+    pattern = r"(W|CODEBOOK)(\d)A(\d)(-pertensor)?(-edge8)?"
+    kind, w, a, one, edge = re.fullmatch(pattern, name).groups()
     expected = dict.fromkeys((n for n, _ in LAYERS), int(w) if kind == "W" else 8)
     if name.endswith("-edge8"):
         expected |= {"stem": 8, "head": 8}
     assert bits(recipe) == expected
     assert all(
-        s.symmetric and s.granularity == PerChannel(0) for s in recipe.weights(LAYERS).values()
+        s.symmetric and s.granularity == (PerTensor() if one else PerChannel(0))
+        for s in recipe.weights(LAYERS).values()
     )
     inner = dict.fromkeys(("body.0", "body.1"), int(w))
     tables = (inner if edge else dict.fromkeys(expected, int(w))) if kind == "CODEBOOK" else {}
@@ -55,13 +59,45 @@ def test_json_round_trip(name, tmp_path):
     assert make_recipe(recipe) is recipe
 
 
+def test_corrections_are_asked_for_or_left_to_the_weights():
+    base = make_recipe("W8A8-pertensor")
+    assert (base.equalize, base.correct_bias) == (None, None)
+    assert not {"equalize", "correct_bias"} & set(base.to_json())
+    asked = replace(base, equalize=False, correct_bias=True)
+    assert asked.to_json() | base.to_json() == asked.to_json()
+    assert Recipe.from_json(json.loads(json.dumps(asked.to_json()))) == asked
+    with pytest.raises(RecipeError, match="equalize is true, false or absent, not 'yes'"):
+        Recipe.from_json(base.to_json() | {"equalize": "yes"})
+    with pytest.raises(RecipeError, match="equalize and correct_bias are static only"):
+        replace(make_recipe("W4G64"), correct_bias=False)
+
+
+@pytest.mark.parametrize(
+    "weight",
+    [
+        Scheme(integer_format(8, signed=False), symmetric=False, granularity=PerChannel(0)),
+        Scheme(integer_format(8, signed=True), granularity=PerGroup(4)),
+        Scheme(integer_format(8, signed=True), granularity=PerChannel(1)),
+        Scheme(ternary, granularity=PerTensor()),
+        Scheme(int1, granularity=PerTensor()),
+    ],
+)
+def test_weights_that_the_static_lane_has_no_integers_for(weight):
+    rules = (Rule("stem", weight), Rule("head", weight), *make_recipe("W8A8").rules)
+    with pytest.raises(RecipeError, match="not those of the rules stem, head"):
+        Recipe("x", rules, make_recipe("W8A8").activation)
+
+
 def test_presets_of_the_module_lane():
     four = make_recipe("W4G64").weights([("e", "embedding"), ("l", "linear")])
     assert (four["e"].format.name, four["l"].format.name) == ("int8", "uint4")
     assert four["l"].granularity == PerGroup(64)
     assert not four["l"].symmetric
     assert make_recipe("W4G64").weights([("l", "linear")]) == {"l": four["l"]}  # no embedding: fine
+    grouped = make_recipe("W4G64A8-dynamic")
+    assert grouped.rules == make_recipe("W4G64").rules
     dynamic = make_recipe("W8A8-dynamic")
+    assert grouped.activation == dynamic.activation
     assert dynamic.activation.granularity == PerToken()
     assert make_recipe("W8").activation is None
     names = {name: make_recipe(name).rules[-1].weight.format.name for name in preset_names()}
@@ -128,9 +164,11 @@ def test_every_rule_that_matches_nothing_is_listed():
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("W4G64A8", "group scales with quantized activations"),
+        ("W4G64A8", "group scales with static activations"),
         ("W8-dynamic", "dynamic activations need their bits"),
         ("W4G64-edge8", "-edge8 is for static recipes"),
+        ("W8-pertensor", "-pertensor is for static recipes"),
+        ("W1A8-pertensor", "1-bit weights have a scale for each output channel"),
         ("W4A1", "activations have 2 to 8 bits"),
         ("W8A4-dynamic", "dynamic activations of 4 bits: only 8"),
         ("CODEBOOK8A8", "unknown recipe 'CODEBOOK8A8'"),

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -131,7 +131,7 @@ def test_unknown_length_is_learned_from_the_epoch_before(points: Batch) -> None:
     for kind in ("list", "generator"):
         rates[kind] = []
 
-        def step(self, *args, kind=kind):  # type: ignore[no-untyped-def]
+        def step(self: torch.optim.SGD, *args: Any, kind: str = kind) -> Any:
             rates[kind].append(self.param_groups[0]["lr"])
             return original(self, *args)
 
@@ -219,7 +219,7 @@ def test_bad_settings(points: Batch) -> None:
     with pytest.raises(InputError, match="lr must be positive"):
         fit(small(), [points], epochs=1, lr=float("nan"))
     with pytest.raises(InputError, match="'sgd' or 'adamw'"):
-        fit(small(), [points], epochs=1, optimizer="adam")  # type: ignore[arg-type]
+        fit(small(), [points], epochs=1, optimizer="adam")  # type: ignore[arg-type]  # on purpose
     with pytest.raises(InputError, match="no parameter"):
         fit(nn.ReLU(), [points], epochs=1)
     with pytest.raises(DataError, match="no training batches"):

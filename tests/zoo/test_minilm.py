@@ -71,7 +71,7 @@ def test_fused_attention_gives_the_same() -> None:
     ids, mask = some_texts()
     torch.testing.assert_close(fused(ids, mask), plain(ids, mask), rtol=0, atol=1e-6)
     with pytest.raises(InputError, match="'matmul' or 'sdpa', not 'flash'"):
-        MiniLM("flash")  # type: ignore[arg-type]
+        MiniLM("flash")  # type: ignore[arg-type]  # on purpose
 
 
 @torch.no_grad()

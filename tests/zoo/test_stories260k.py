@@ -109,7 +109,7 @@ def test_written_out_attention_and_the_cache_give_the_same() -> None:
         parts = [module.step(part, cache) for part in ids.split([1, 20, 1, 18], 1)]
         torch.testing.assert_close(torch.cat(parts, 1), expected, rtol=0, atol=1e-5)
     with pytest.raises(InputError, match="'sdpa' or 'matmul', not 'flash'"):
-        Llama("flash")  # type: ignore[arg-type]
+        Llama("flash")  # type: ignore[arg-type]  # on purpose
 
 
 @torch.no_grad()

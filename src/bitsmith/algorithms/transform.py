@@ -15,7 +15,7 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor
 
-from bitsmith.errors import DataError
+from bitsmith.errors import DataError, SchemeError
 from bitsmith.numbers.ranges import as_float32, value_range
 from bitsmith.numbers.scheme import Scheme
 from bitsmith.numbers.statistics import Gram, Statistic
@@ -74,6 +74,8 @@ class Transform(ABC):
 
     Attributes:
         needs: the statistic of the input that it reads.
+        learned: it takes schemes whose table is learned from the weight. One that rounds with
+            every candidate does not: a table would have to be found for each.
     """
 
     registry: ClassVar[Registry[type[Transform]]] = Registry(
@@ -81,6 +83,7 @@ class Transform(ABC):
     )
     name: ClassVar[str]
     needs: ClassVar[type[Statistic]]
+    learned: ClassVar[bool] = True
 
     def __init_subclass__(cls, *, name: str) -> None:
         cls.name = name
@@ -98,6 +101,16 @@ class Transform(ABC):
             statistic: of :attr:`needs`, not empty.
         """
 
+    @classmethod
+    @final
+    def refusal(cls, what: object) -> str:
+        """Return what is said of weights whose table is learned."""
+        return (
+            f"transform {cls.name!r} tries scales by rounding with each, and the table of {what} "
+            "is learned from the weight; use another transform (smoothquant), a recipe of integers "
+            "(W4G64), or none: clustering weighs each weight by its inputs already"
+        )
+
     def __call__(
         self, weights: Sequence[Tensor], scheme: Scheme, statistic: Statistic
     ) -> Transformed:
@@ -112,8 +125,11 @@ class Transform(ABC):
             DataError: no weights, weights of several widths, empty or not finite; a statistic of
                 another kind, empty, or of other inputs; scales with which a weight overflows or
                 vanishes.
-            SchemeError: the scheme does not fit a weight.
+            SchemeError: the scheme does not fit a weight, or has a learned table, which this
+                transform does not take.
         """
+        if scheme.learned and not self.learned:
+            raise SchemeError(self.refusal(scheme.format))
         weights = sharing_inputs(weights)
         if not isinstance(statistic, self.needs):
             raise DataError(

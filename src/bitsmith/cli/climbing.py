@@ -1,4 +1,4 @@
-"""``--effort medium`` and ``high``: what they learn from, how far they go, what each stage gave."""
+"""``--effort medium`` and ``high``: what they learn from, and how far they go."""
 
 from __future__ import annotations
 
@@ -11,12 +11,9 @@ from bitsmith.errors import DataError, InputError, UnknownNameError
 
 if TYPE_CHECKING:
     from bitsmith.cli.calibration import TextBatches
-    from bitsmith.cli.output import Output
     from bitsmith.data import Batches
     from bitsmith.data.training import EpochBatches, TrainingBatches
-    from bitsmith.insight.measure import Record
     from bitsmith.model.qat.ladder import Effort, Ladder
-    from bitsmith.model.quantized import QuantizedModel
 
 __all__ = [
     "CALIBRATION",
@@ -25,9 +22,6 @@ __all__ = [
     "check_checkpoint",
     "checked_effort",
     "ladder_of",
-    "method_of",
-    "rung_records",
-    "rungs_table",
     "training_of",
 ]
 
@@ -165,53 +159,3 @@ class _Watched:
         for batch in self._batches:
             yield batch
             self._advance(1)
-
-
-def method_of(model: QuantizedModel) -> str:
-    """Return what a record calls how ``model`` was made; distillation that was kept is a finetune.
-
-    >>> from types import SimpleNamespace
-    >>> method_of(SimpleNamespace(provenance={"rungs": [{"name": "distillation", "kept": False}]}))
-    'ptq'
-    """
-    kept = [r["name"] for r in model.provenance.get("rungs", []) if r["kept"]]
-    return "ptq+finetune" if "distillation" in kept else "ptq"
-
-
-def rungs_table(output: Output, rungs: list[dict[str, Any]], goal: float | None) -> None:
-    """Print what each stage gave, and whether the goal was reached before the last one."""
-    output.heading("Stages")
-    output.table(
-        ["stage", ">distance from float", ">same prediction", ">seconds", "kept"],
-        [
-            (
-                r["name"],
-                f"{r['distance']:.4g}",
-                "-" if r.get("agreement") is None else f"{r['agreement']:.2f} %",
-                f"{r['seconds']:.1f}",
-                "yes" if r["kept"] else "no: not better",
-            )
-            for r in rungs
-        ],
-    )
-    best = max((r.get("agreement") or 0.0 for r in rungs), default=0.0)
-    if goal is not None and best >= goal:
-        output.line(f"the goal is reached: {best:g} % of the predictions are the float model's")
-
-
-def rung_records(rungs: list[dict[str, Any]], keys: dict[str, Any]) -> list[Record]:
-    """Return a record or two for each stage, which ``algorithm`` names: distance and agreement."""
-    from bitsmith.insight.measure import Record
-
-    records = []
-    for r in rungs:
-        name = r["name"]
-        own = keys | {"algorithm": name, "outcome": "kept" if r["kept"] else "not better"}
-        own |= {"method": "ptq+finetune" if name == "distillation" else "ptq"}
-        found = {"distance": r["distance"], "agreement": r.get("agreement")}
-        records += [
-            Record(**own, metric=metric, value=value, quantize_seconds=r["seconds"])
-            for metric, value in found.items()
-            if value is not None
-        ]
-    return records

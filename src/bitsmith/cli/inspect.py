@@ -12,6 +12,7 @@ from bitsmith.cli.output import Output, json_path
 from bitsmith.cli.samples import check_shape, test_split
 from bitsmith.cli.staging import Staging
 from bitsmith.cli.tables import amount, percent
+from bitsmith.cli.texts import is_text
 from bitsmith.errors import InputError
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def inspect(
         found = look(loaded.module, example, recipe=recipe)
         if plot is not None:
             _draw(found, staging.path(plot))
-        _print(output, found, loaded.name, recipe)
+        _print(output, found, loaded, recipe)
         if not trained and weights is None:
             output.line(f"{model} has no published weights: the values are random ones")
         output.json(inspect_records(found, {"model": loaded.name, "recipe": recipe}), staging)
@@ -72,6 +73,11 @@ def _example(loaded: LoadedModel, data: str | None, split: str | None) -> Tensor
     """Return a batch of two: samples of the data, or else random values."""
     import torch
 
+    if data is not None and is_text(data):
+        raise InputError(
+            f"--data {data}: inspect takes samples of one shape, and this is a text data set; "
+            "leave it out: parameters, bytes and weights need no sample"
+        )
     if data is not None:
         samples = test_split(data, split)
         check_shape(loaded, samples)
@@ -96,14 +102,18 @@ def _draw(found: Inspection, path: Path) -> None:
         path.write_bytes(png(figure.draw, figure.size))
 
 
-def _print(output: Output, found: Inspection, name: str, recipe: str) -> None:
-    output.heading(name)
+def _print(output: Output, found: Inspection, loaded: LoadedModel, recipe: str) -> None:
+    output.heading(loaded.name)
     output.facts([("parameters", f"{found.parameters:,}")])
     _print_sizes(output, found)
     _print_weights(output, found)
     output.heading(f"What {recipe} would do")
     if found.why_not:
-        output.line(f"unknown: {found.why_not}; pass --data")
+        if loaded.dataset is not None and is_text(loaded.dataset):
+            why = f"the model takes token ids; bitsmith quantize {loaded.name} shows it once done"
+        else:
+            why = f"{found.why_not}; pass --data"
+        output.line(f"unknown: {why}")
         return
     output.table(
         ["layer", "operator", "outcome", "kernel or reason", ">share of MACs"],

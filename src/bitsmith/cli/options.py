@@ -16,6 +16,8 @@ __all__ = [
     "Json",
     "Machine",
     "Model",
+    "Out",
+    "Recipe",
     "Runtime",
     "Seed",
     "SplitOfNpz",
@@ -63,6 +65,18 @@ Json = Annotated[
         help="Write the measurements as JSON; - is standard output.",
         show_default=False,
     ),
+]
+Out = Annotated[
+    Path,
+    typer.Option(
+        "--out",
+        metavar="FILE",
+        help="FILE.onnx; its simulation goes to FILE.onnx.bitsmith/. Weight-only: also FILE.gguf, "
+        "or a folder NAME.bitsmith.",
+    ),
+]
+Recipe = Annotated[
+    str, typer.Option("--recipe", metavar="RECIPE", help="A preset, or a JSON file.")
 ]
 Runtime = Annotated[
     str, typer.Option("--runtime", metavar="RUNTIME", help="See: bitsmith list runtimes.")

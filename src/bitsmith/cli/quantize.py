@@ -23,9 +23,6 @@ from bitsmith.cli.climbing import (
     check_checkpoint,
     checked_effort,
     ladder_of,
-    method_of,
-    rung_records,
-    rungs_table,
     training_of,
 )
 from bitsmith.cli.given import refuse_idle
@@ -39,6 +36,8 @@ from bitsmith.cli.options import (
     Json,
     Machine,
     Model,
+    Out,
+    Recipe,
     Seed,
     SplitOfNpz,
     Target,
@@ -47,6 +46,7 @@ from bitsmith.cli.options import (
 )
 from bitsmith.cli.output import Output, json_path, phase, progress, stages
 from bitsmith.cli.pack import Packing, pack
+from bitsmith.cli.rungs import blocks_table, method_of, rungs_table, stage_records
 from bitsmith.cli.samples import data_name, report_split
 from bitsmith.cli.staging import Staging
 from bitsmith.cli.synthetic import SYNTHETIC, parsed_shape
@@ -64,18 +64,8 @@ __all__ = ["quantize"]
 def quantize(
     context: typer.Context,
     model: Model,
-    out: Annotated[
-        Path,
-        typer.Option(
-            "--out",
-            metavar="FILE",
-            help="FILE.onnx; its simulation goes to FILE.onnx.bitsmith/. Weight-only: also "
-            "FILE.gguf, or a folder NAME.bitsmith.",
-        ),
-    ],
-    recipe: Annotated[
-        str, typer.Option("--recipe", metavar="RECIPE", help="A preset, or a JSON file.")
-    ] = "W8A8",
+    out: Out,
+    recipe: Recipe = "W8A8",
     data: Data = None,
     weights: Weights = None,
     allow_pickle: AllowPickle = False,
@@ -200,6 +190,7 @@ def quantize(
                 checkpoint=checkpoint, advance=staged.advance, progress=False,
             )  # fmt: skip
         rungs = [dict(r) for r in quantized.provenance.get("rungs", [])]
+        blocks = [dict(b) for b in quantized.provenance.get("blocks", [])]
         stopped = bool(quantized.provenance.get("interrupted"))
         provenance["method"] = method_of(quantized)
         with phase(seconds, "write"):
@@ -208,11 +199,12 @@ def quantize(
         coverage_table(output, quantized.coverage)
         if ladder is not None:
             rungs_table(output, rungs, ladder.goal)
+            blocks_table(output, blocks)
         size = staging.path(out).stat().st_size
         summary(output, quantized, loaded, size, seconds)
         from bitsmith.insight.records import quantized_keys
 
-        of_stages = rung_records(rungs, quantized_keys(quantized))
+        of_stages = stage_records(rungs, blocks, quantized_keys(quantized))
         records = quantized_records(quantized, size, seconds["quantize"], of_stages)
         if test is not None and report is not None and not stopped:
             files = (staging.path(out), staging.path(report))

@@ -22,6 +22,8 @@ from bitsmith.cli.options import (
     Json,
     Machine,
     Model,
+    Out,
+    Recipe,
     Seed,
     SplitOfNpz,
     Target,
@@ -34,7 +36,7 @@ from bitsmith.cli.samples import calibration_batches, data_name
 from bitsmith.cli.staging import Staging
 from bitsmith.cli.synthetic import SYNTHETIC, parsed_shape
 from bitsmith.cli.texts import is_text
-from bitsmith.cli.trained import learned_from, losses_table, write_graph, write_modules
+from bitsmith.cli.trained import Told, learned_from, losses_table, write_graph, write_modules
 from bitsmith.errors import BitsmithError, DataError, InputError
 
 if TYPE_CHECKING:
@@ -42,7 +44,7 @@ if TYPE_CHECKING:
 
     from bitsmith.data import Batches, Split
     from bitsmith.data.training import TrainingBatches
-    from bitsmith.model.recipe import Recipe
+    from bitsmith.model import recipe as recipes
     from bitsmith.model.train import TrainingRun
 
 __all__ = ["train"]
@@ -53,19 +55,9 @@ _RANGES_AT_ONCE = 64
 def train(
     context: typer.Context,
     model: Model,
-    recipe: Annotated[
-        str, typer.Option("--recipe", metavar="RECIPE", help="A preset, or a JSON file.")
-    ],
+    recipe: Recipe,
     epochs: Annotated[int, typer.Option("--epochs", min=1, help="Passes over the train split.")],
-    out: Annotated[
-        Path,
-        typer.Option(
-            "--out",
-            metavar="FILE",
-            help="FILE.onnx; its simulation goes to FILE.onnx.bitsmith/. Weight-only: also "
-            "FILE.gguf, or a folder NAME.bitsmith.",
-        ),
-    ],
+    out: Out,
     data: Data = None,
     weights: Weights = None,
     allow_pickle: AllowPickle = False,
@@ -232,7 +224,7 @@ def _training(samples: Split, batch_size: int, seed: int, labels: bool) -> Train
 
 def _prepared(
     module: nn.Module,
-    recipe: Recipe,
+    recipe: recipes.Recipe,
     ranges: Batches | None,
     target: str,
     machine: str,
@@ -260,8 +252,14 @@ def _trained(
     """
     from bitsmith.model.qat.fit import fit
 
+    told = Told(settings["epochs"], settings["labels"])
     try:
-        return fit(prepared, batches, teacher=teacher, checkpoint=checkpoint, **settings)
+        run = fit(
+            prepared, batches, teacher=teacher, checkpoint=checkpoint, loss=told.loss,
+            on_epoch=told.epoch, **settings,
+        )  # fmt: skip
+        told.end()
+        return run
     except KeyboardInterrupt:
         if checkpoint is None or not checkpoint.exists():
             raise

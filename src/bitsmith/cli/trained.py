@@ -1,9 +1,11 @@
-"""What ``bitsmith train`` says and writes once it has trained."""
+"""What ``bitsmith train`` says while it trains, and says and writes once it has."""
 
 from __future__ import annotations
 
+import sys
+import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, final
 
 from bitsmith.cli.artefact import (
     quantized_records,
@@ -16,7 +18,7 @@ from bitsmith.cli.pack import write_packed
 from bitsmith.cli.tables import coverage_table
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from bitsmith.cli.staging import Staging
     from bitsmith.data import Split
@@ -25,12 +27,50 @@ if TYPE_CHECKING:
     from bitsmith.model.train import TrainingRun
     from bitsmith.zoo import LoadedModel
 
-__all__ = ["learned_from", "losses_table", "write_graph", "write_modules"]
+__all__ = ["Told", "learned_from", "losses_table", "write_graph", "write_modules"]
 
 
 def learned_from(labels: bool) -> str:
     """Return what was learned, in words."""
     return "the labels" if labels else "the float model"
+
+
+@final
+class Told:
+    """Says the loss of every epoch as soon as it is over: on standard error, above the bar.
+
+    Args:
+        epochs: how many there will be.
+        labels: they are learned; else the outputs of the float model.
+    """
+
+    def __init__(self, epochs: int, labels: bool) -> None:
+        from torch.nn.functional import cross_entropy
+
+        from bitsmith.model.qat.fit import distillation
+
+        self._epochs, self._measure = epochs, cross_entropy if labels else distillation
+        self._index, self._total, self._samples, self._started = 0, 0.0, 0, 0.0
+
+    def loss(self, output: Tensor, target: Tensor) -> Tensor:
+        """Return the loss of a batch, and count it."""
+        value = self._measure(output, target)
+        self._total += float(value.detach()) * len(output)
+        self._samples += len(output)
+        return value
+
+    def epoch(self, index: int, module: nn.Module) -> None:
+        """End the epoch before, if there was one, and begin epoch ``index``."""
+        self.end()
+        self._index, self._started = index, time.perf_counter()
+
+    def end(self) -> None:
+        """Say the mean over the samples since the epoch began."""
+        if self._samples:
+            mean, seconds = self._total / self._samples, time.perf_counter() - self._started
+            said = f"epoch {self._index + 1}/{self._epochs}: loss {mean:.5g}, {seconds:.1f} s"
+            print(said, file=sys.stderr, flush=True)
+        self._total, self._samples = 0.0, 0
 
 
 def losses_table(output: Output, run: TrainingRun, labels: bool) -> None:

@@ -22,7 +22,7 @@ from bitsmith.numbers.calibrators import Calibrator
 from bitsmith.numbers.encoding import Encoding
 from bitsmith.numbers.statistics import Statistic
 
-__all__ = ["MIN_SAMPLES", "as_inputs", "encodings", "gather"]
+__all__ = ["MIN_SAMPLES", "as_inputs", "checked_inputs", "encodings", "gather"]
 
 #: Fewer samples than this do not show a range.
 MIN_SAMPLES = 8
@@ -94,7 +94,7 @@ def gather(
     wanted = {root: calibrator.statistic() for root in _roots(placement)}
     samples = 0
     with torch.no_grad():
-        for batch in _checked(graph, batches):
+        for batch in checked_inputs(graph, batches):
             run_float(graph, batch, lambda name, x: _update(wanted, name, x))
             samples += len(batch[0])
             if advance is not None:
@@ -173,7 +173,17 @@ def _update(wanted: dict[str, Statistic], name: str, x: Tensor) -> None:
         raise DataError(f"the activations of {name} cannot be calibrated: {error}") from error
 
 
-def _checked(graph: Graph, batches: Iterable[Any]) -> Iterator[Sequence[Tensor]]:
+def checked_inputs(graph: Graph, batches: Iterable[Any]) -> Iterator[Sequence[Tensor]]:
+    """Yield the inputs of each batch, once they are known to be what ``graph`` takes.
+
+    Args:
+        graph: that they are for.
+        batches: as :func:`as_inputs` takes them.
+
+    Raises:
+        DataError: another number of inputs, or one of another type or shape, with values that
+            are NaN or infinite, or with token ids beyond the table that looks them up.
+    """
     for batch in batches:
         inputs = as_inputs(batch)
         if len(inputs) != len(graph.inputs):

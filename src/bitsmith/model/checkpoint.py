@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import pickle
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 from dataclasses import dataclass
+from operator import length_hint
 from pathlib import Path
 from typing import Any, final
 
 import torch
 from torch import Tensor, nn
 
+from bitsmith.data.split import Split
 from bitsmith.errors import InputError
 
-__all__ = ["Checkpoint", "load_into", "read_checkpoint", "write_checkpoint"]
+__all__ = [
+    "Checkpoint",
+    "data_fingerprint",
+    "load_into",
+    "read_checkpoint",
+    "snapshot",
+    "write_checkpoint",
+]
 
-_VERSION = 1
+_VERSION = 2
+_SETTINGS = ("seed", "augmentation", "erase", "blend", "labelled")
+"""Attributes of training batches that decide what a sample looks like."""
 
 
 @final
@@ -94,6 +106,64 @@ def read_checkpoint(path: Path, fingerprint: Mapping[str, Any]) -> Checkpoint | 
             "delete it to start again"
         )
     return found
+
+
+def data_fingerprint(batches: Any) -> dict[str, Any]:
+    """Return what can be known of training data without reading it from where it lies.
+
+    Data set, split and SHA-256 of batches that know their split, the number of samples, the batch
+    size, the number of batches, and how samples are drawn and changed; of tensors in memory (a
+    list of batches, a ``TensorDataset``) the SHA-256. A plain function of the epoch tells nothing.
+
+    >>> found = data_fingerprint([torch.zeros(4, 2), torch.zeros(3, 2)])
+    >>> found["batch size"], found["batches"], len(found["data sha256"])
+    (4, 2, 64)
+    """
+    split, source = getattr(batches, "split", None), getattr(batches, "dataset", None)
+    held = batches if isinstance(batches, list | tuple) else getattr(source, "tensors", ())
+    known: dict[str, Any] = {
+        "samples": getattr(batches, "samples", None),
+        "batch size": getattr(batches, "batch_size", None),
+        "batches": length_hint(batches) or None,
+    }
+    if isinstance(split, Split):
+        known |= {"data set": split.dataset, "split": split.name, "data sha256": split.sha256}
+        known |= {key: _plain(getattr(batches, key, None)) for key in _SETTINGS}
+    elif isinstance(source, Sized):
+        known["samples"] = len(source)
+    digest = hashlib.sha256()
+    if _add(digest, held):
+        known["data sha256"] = digest.hexdigest()
+    if held is batches:
+        known["batch size"] = _size(batches)
+    return {key: value for key, value in known.items() if value is not None}
+
+
+def _plain(value: Any) -> Any:
+    return value if isinstance(value, bool | int | float | str | None) else repr(value)
+
+
+def _add(digest: Any, value: Any) -> bool:
+    """Take in every tensor of nested lists; return whether there was one."""
+    if isinstance(value, Tensor):
+        digest.update(f"{value.dtype} {tuple(value.shape)}\n".encode())
+        raw = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        digest.update(raw.numpy().tobytes())
+        return True
+    parts = value if isinstance(value, list | tuple) else ()
+    return sum(_add(digest, part) for part in parts) > 0
+
+
+def _size(batches: Any) -> int | None:
+    """Return the number of samples in the first of a list of batches."""
+    while isinstance(batches, list | tuple) and batches:
+        batches = batches[0]
+    return len(batches) if isinstance(batches, Tensor) and batches.dim() else None
+
+
+def snapshot(module: nn.Module) -> dict[str, Any]:
+    """Return a copy of the module's state."""
+    return {k: v.clone() if isinstance(v, Tensor) else v for k, v in module.state_dict().items()}
 
 
 def load_into(module: nn.Module, optimizer: torch.optim.Optimizer, found: Checkpoint) -> None:

@@ -34,7 +34,7 @@ class IntegerLayer:
     """A convolution, linear layer or table of an embedding in integers.
 
     Attributes:
-        weight: int8 codes per output channel (axis 0).
+        weight: int8 codes, one scale for each output channel (axis 0) or for all.
         bias: int32 ``[O]`` in steps of ``x.scale · weight.scale``, or None.
         error, nearest_error: mean squared weight error, of this rounding and of plain nearest.
         table: the values that the codes take, int8 ``[≤ 2^bits]`` ascending, where they are
@@ -58,14 +58,18 @@ class IntegerLayer:
     def effective_bits(self) -> float:
         """Mean over channels of bits + log2(full-range scale / scale used): what a bound costs.
 
-        Of codes from a table, the bits of an index.
+        Of codes from a table, the bits of an index. Where all channels share a scale, a channel
+        has the bits that its own values span: those of small range have few. Channels of zeros
+        have none then, and do not count otherwise.
         """
         if self.table is not None:
             return float(self.bits)
         weight = self.weight.dequantize().flatten(1)
         full = weight.abs().amax(1).clamp(min=1e-38) / self.weight.scheme.code_max
-        lost = torch.log2(self.weight.scale.reshape(-1) / full).clamp(min=0)
-        return float(self.weight.scheme.format.bits - lost.mean())
+        bits, scale = float(self.weight.scheme.format.bits), self.weight.scale.reshape(-1)
+        lost = torch.log2(scale / full).clamp(0, bits)
+        counted = weight.abs().amax(1) > 0 if scale.numel() > 1 else torch.ones_like(lost) > 0
+        return bits - float(lost[counted].mean()) if bool(counted.any()) else bits
 
     @property
     def nbytes(self) -> int:
@@ -79,8 +83,8 @@ class IntegerLayer:
 def integer_layer(node: Node, placement: Placement, target: Target, x: Encoding) -> IntegerLayer:
     """Return ``node``'s weight and bias in integers, for inputs encoded as ``x``.
 
-    A channel whose bias would leave int32 gets a larger weight scale: ONNX Runtime would clip
-    the bias silently.
+    A channel whose bias would leave int32 gets a larger weight scale (all get it where they share
+    one): ONNX Runtime would clip the bias silently.
 
     Raises:
         WeightsError: the weight or the bias has NaN or infinite values.
@@ -118,8 +122,8 @@ def layer_of(
 
     Args:
         node: the layer.
-        weight: symmetric codes per output channel. The sign bits of ``int1`` become the codes
-            −1 and 1.
+        weight: symmetric codes per output channel or per tensor. The sign bits of ``int1`` become
+            the codes −1 and 1.
         bias: float32 ``[O]``, or None.
         x: encoding of the layer's input.
         error, nearest_error: see :class:`IntegerLayer`.
@@ -132,8 +136,13 @@ def layer_of(
     if bias is not None:
         step = torch.tensor(x.scale, dtype=torch.float32) * weight.scale.reshape(-1)
         wide = torch.round(bias.double() / step.double())
-        if not bool((wide.abs() <= 2 * _BIAS_LIMIT - 1).all()):
-            raise WeightsError(f"layer {node.name}: a bias leaves int32")
+        limit = 2 * _BIAS_LIMIT - 1
+        if count := int((~(wide.abs() <= limit)).sum()):
+            raise WeightsError(
+                f"layer {node.name}: {count} of {len(wide)} biases leave int32: above {limit:,} "
+                "steps (input scale times weight scale); give the layer 8-bit weights or leave it "
+                "float in the recipe; in training, lower the learning rate"
+            )
         codes = wide.to(torch.int32)
     if weight.scheme.format == int1:
         weight, table_bits = _signs(weight), 1
@@ -172,13 +181,17 @@ def least_scale(weight: Tensor, bias: Tensor | None, x: Encoding, scheme: Scheme
     shape = scheme.granularity.scale_shape(weight.shape)
     if bias is None:
         return torch.zeros(shape)
-    smallest = bias.double().abs() / (x.scale * _BIAS_LIMIT)
-    return torch.nan_to_num(smallest).float().reshape(shape)
+    smallest = torch.nan_to_num(bias.double().abs() / (x.scale * _BIAS_LIMIT)).float()
+    return smallest.reshape(shape) if shape else smallest.amax()
 
 
 def _without_empty_scales(q: QTensor, weight: Tensor, min_scale: Tensor) -> QTensor:
-    """A channel of zeros has no scale of its own; give its bias a fine one instead of 1."""
-    empty = (weight.flatten(1) == 0).all(1).reshape(q.scale.shape)
+    """A channel of zeros has no scale of its own; give its bias a fine one instead of 1.
+
+    So has a whole weight of zeros, where one scale is for all.
+    """
+    empty = (weight.flatten(1) == 0).all(1)
+    empty = empty.reshape(q.scale.shape) if q.scale.dim() else empty.all()
     if not bool(empty.any()):
         return q
     fine = (min_scale * (_BIAS_LIMIT / _BIAS_STEPS)).clamp(min=torch.finfo(torch.float32).tiny)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from typing import Any
 
@@ -11,8 +11,9 @@ import torch
 from torch import nn
 
 from bitsmith.errors import RecipeError, WeightsError
-from bitsmith.model.calibrate import MIN_SAMPLES, encodings, gather
+from bitsmith.model.calibrate import MIN_SAMPLES, as_inputs, encodings, gather
 from bitsmith.model.convert import IntegerLayer, integer_layer, integer_table
+from bitsmith.model.equalize import Equalized, equalize
 from bitsmith.model.graph import Graph
 from bitsmith.model.kept import Kept
 from bitsmith.model.place import Placement, place
@@ -24,11 +25,14 @@ from bitsmith.model.targets import Target, make_target
 from bitsmith.numbers.calibrators import make_calibrator
 from bitsmith.numbers.encoding import Encoding
 from bitsmith.numbers.formats.integer import int1
+from bitsmith.numbers.scheme import PerTensor
 
 __all__ = ["SWEPT", "check_weights", "check_without_training", "quantize_graph"]
 
 SWEPT = 256
 """Samples that codes and biases are found from, layer by layer."""
+_PROBED = 64
+"""Samples that equalization is measured on."""
 
 
 def quantize_graph(
@@ -47,7 +51,8 @@ def quantize_graph(
     """Return a captured and simplified graph quantized.
 
     Args:
-        graph: of a float model.
+        graph: of a float model. Where the recipe equalizes, the model's graph is the equalized
+            one, and ``provenance["equalization"]`` tells of every layer.
         recipe: static.
         data, target, machine, calibrator, advance: as of :func:`bitsmith.model.ptq.ptq`.
         min_samples: fewer samples are an error.
@@ -64,6 +69,12 @@ def quantize_graph(
     runtime = make_target(target, machine)
     ranges = make_calibrator(calibrator or recipe.calibrator)
     placement = place(graph, runtime, recipe)
+    equalized: list[Equalized] = []
+    if _chosen(recipe.equalize, _one_scale(placement)):
+        data = iter(data)
+        head = _head(data)
+        graph, equalized = equalize(graph, head, replace_relu6=True, absorb=True, samples=_PROBED)
+        placement, data = place(graph, runtime, recipe), itertools.chain(head, data)
     seen = 0
 
     def count(samples: int) -> None:
@@ -76,13 +87,15 @@ def quantize_graph(
     watched = keep.watch(data)
     statistics = gather(placement, ranges, watched, min_samples=min_samples, advance=count)
     found = encodings(placement, runtime, ranges, statistics)
-    layers, rows = _rounded(placement, runtime, found, keep)
+    layers, rows = _rounded(placement, runtime, recipe, found, keep)
     program = Program(placement.graph, placement.outcomes, found, layers)
     provenance = {
         "calibrator": ranges.spec,
         "calibration_samples": seen,
         "torch": torch.__version__,
     }
+    if equalized:
+        provenance["equalization"] = [asdict(row) for row in equalized]
     if rows:
         provenance["layers"] = [asdict(row) for row in rows]
     return QuantizedModel(program, recipe, target, machine, provenance)
@@ -100,14 +113,41 @@ def check_without_training(recipe: Recipe) -> None:
         )
 
 
+def _chosen(given: bool | None, otherwise: bool) -> bool:
+    return otherwise if given is None else given
+
+
+def _one_scale(placement: Placement) -> bool:
+    """Whether all channels of a weight share a scale."""
+    return any(s.granularity == PerTensor() for s in placement.weights.values())
+
+
+def _head(batches: Iterator[Any]) -> list[Any]:
+    """Take the first batches, as many as equalization is measured on."""
+    head: list[Any] = []
+    count = 0
+    for batch in batches:
+        head.append(batch)
+        count += len(as_inputs(batch)[0])
+        if count >= _PROBED:
+            break
+    return head
+
+
 def _rounded(
-    placement: Placement, target: Target, found: dict[str, Encoding], keep: Kept
+    placement: Placement,
+    target: Target,
+    recipe: Recipe,
+    found: dict[str, Encoding],
+    keep: Kept,
 ) -> tuple[dict[str, IntegerLayer], list[SweepRow]]:
     """Return the layers in integers, with a row for each where rounding takes care."""
     schemes = placement.weights.values()
     narrow = bool(placement.tables) or any(s.format.bits < 8 for s in schemes)
-    if narrow and not any(s.format == int1 for s in schemes):
-        return sequential(placement, target, found, keep.batches, Sweep(samples=SWEPT))
+    corrects = _chosen(recipe.correct_bias, narrow or _one_scale(placement))
+    if (narrow or corrects) and not any(s.format == int1 for s in schemes):
+        sweep = Sweep(samples=SWEPT, correct_bias=corrects)
+        return sequential(placement, target, found, keep.batches, sweep)
     nodes = [n for n in placement.graph if n.name in placement.weights]
     return {
         n.name: integer_table(n, placement)

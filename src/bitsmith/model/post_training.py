@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from bitsmith.model.presets import make_recipe
 from bitsmith.model.ptq import ptq as static
 from bitsmith.model.qat.ladder import Effort, Ladder
 from bitsmith.model.recipe import Recipe
+from bitsmith.model.speed.ask import ask_machine
 from bitsmith.model.swap import Ragged
 from bitsmith.model.train import Batches
 from bitsmith.model.weights import quantize_weights
@@ -37,6 +39,7 @@ def ptq(
     rounding: str | None = None,
     transform: str | None = None,
     ragged: Ragged = "error",
+    check_speed: Any | None = None,
     advance: Callable[[int], None] | None = None,
 ) -> nn.Module:
     """Return ``model`` quantized after training; the recipe decides the lane.
@@ -49,8 +52,13 @@ def ptq(
     :func:`bitsmith.model.weights.quantize_weights`, whose arguments are
     ``rounding``, ``transform`` and ``ragged``. Both carry ``coverage`` and ``recipe``.
 
+    ``check_speed`` takes the inputs of one call, as the model will get them (a tensor, a tuple or
+    a dict): before anything is quantized the layers that a recipe would pack are timed on them, in
+    float and packed, and a :class:`~bitsmith.model.speed.ask.SpeedWarning` lists those that would
+    be slower on this machine.
+
     Raises:
-        RecipeError: an argument of the other lane was given.
+        RecipeError: an argument of the other lane was given; ``check_speed`` is of the module lane.
         BitsmithError: as the two functions say.
 
     >>> quantized = ptq(nn.Sequential(nn.Linear(64, 8)), "W4G64")
@@ -58,41 +66,42 @@ def ptq(
     [('0.weight', 'packed')]
     """
     chosen = make_recipe(recipe)
+    packing: dict[str, Any] = {"rounding": rounding, "transform": transform, "ragged": ragged}
+    climbing: dict[str, Any] = {
+        "effort": effort,
+        "training": training,
+        "ladder": ladder,
+        "checkpoint": checkpoint,
+    }
+    placing: dict[str, Any] = {
+        "target": target,
+        "machine": machine,
+        "calibrator": calibrator,
+    } | climbing
     if chosen.lane == "module":
-        given = {"target": target != "onnxruntime", "machine": machine != "any"}
-        given |= {"effort": effort != "low", "training": training is not None}
-        given |= {"ladder": ladder is not None, "checkpoint": checkpoint is not None}
-        _refuse(chosen, given | {"calibrator": calibrator is not None})
-        return quantize_weights(
-            model,
-            chosen,
-            data,
-            rounding=rounding,
-            transform=transform,
-            ragged=ragged,
-            advance=advance,
+        _refuse(chosen, placing, static)
+        if check_speed is not None:
+            ask_machine(model, chosen, check_speed, ragged=ragged)
+        return quantize_weights(model, chosen, data, advance=advance, **packing)
+    _refuse(chosen, packing, quantize_weights)
+    if check_speed is not None:
+        raise RecipeError(
+            f"recipe {chosen.name!r} is static, and the runtime that it is for executes it: "
+            "check_speed is for recipes that pack weights"
         )
-    given = {"rounding": rounding is not None, "transform": transform is not None}
-    _refuse(chosen, given | {"ragged": ragged != "error"})
-    return static(
-        model,
-        chosen,
-        data,
-        target=target,
-        machine=machine,
-        calibrator=calibrator,
-        effort=effort,
-        training=training,
-        ladder=ladder,
-        seed=seed,
-        checkpoint=checkpoint,
-        advance=advance,
-        progress=progress,
-    )
+    how = placing | {"seed": seed, "progress": progress}
+    return static(model, chosen, data, advance=advance, **how)
 
 
-def _refuse(recipe: Recipe, given: dict[str, bool]) -> None:
-    if wrong := [name for name, is_given in given.items() if is_given]:
+def _refuse(recipe: Recipe, given: dict[str, Any], other: Callable[..., Any]) -> None:
+    """Refuse arguments that the lane does not take: those other than the other lane's defaults."""
+    usual = {name: p.default for name, p in signature(other).parameters.items()}
+    wrong = [
+        name
+        for name, value in given.items()
+        if (value != usual[name] if isinstance(value, str) else value is not usual[name])
+    ]
+    if wrong:
         raise RecipeError(
             f"recipe {recipe.name!r} is of the {recipe.lane} lane, which takes no "
             f"{', '.join(wrong)}"

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from bitsmith.errors import DataError
-from bitsmith.model.calibrate import _checked as checked_inputs
+from bitsmith.model.calibrate import checked_inputs
 from bitsmith.model.graph.ir import Graph
 from bitsmith.model.graph.operators import run_float
 

@@ -21,12 +21,21 @@ from bitsmith.model.graph_quantization import (
     quantize_graph,
 )
 from bitsmith.model.kept import Kept
+from bitsmith.model.place import Placement, place
 from bitsmith.model.presets import make_recipe
-from bitsmith.model.qat.ladder import Effort, Ladder, climb
+from bitsmith.model.qat.ladder import Effort, Ladder, check_effort, climb
+from bitsmith.model.qat.refusals import (
+    check_climb,
+    known_samples,
+    obstacles,
+    read_once,
+    too_few,
+)
 from bitsmith.model.quantized import QuantizedModel
 from bitsmith.model.recipe import Recipe
 from bitsmith.model.targets import make_target
 from bitsmith.model.train import Batches
+from bitsmith.numbers.formats.integer import ternary
 
 __all__ = ["ptq", "quantize_graph"]
 
@@ -75,16 +84,21 @@ def ptq(
     Raises:
         CaptureError: the model cannot be traced.
         DataError: no data, too little, of the wrong shape, or not finite.
+        InputError: no such effort; or one of more than ``low`` for a model of several inputs or
+            outputs or without a block to tune, or for data that cannot be read again. All faults
+            are in one message, before calibration.
         RecipeError, UnknownNameError, WeightsError: as their names say.
     """
+    check_effort(effort)
     chosen = make_recipe(recipe)
     if chosen.lane == "module":
         raise RecipeError(
             f"recipe {chosen.name!r} is not static: bs.ptq or quantize_weights does it"
         )
     check_without_training(chosen)
-    make_target(target, machine)
+    runtime = make_target(target, machine)
     check_training_data(data, "calibration")
+    check_training_data(training)
     if data is None:
         raise DataError(f"recipe {chosen.name} is static: it needs calibration data (data=…)")
     check_weights(model)
@@ -97,6 +111,8 @@ def ptq(
     graph = simplify(capture(model, [x[:2] for x in inputs]))
     captured = time.perf_counter() - started
     ladder = ladder or Ladder()
+    if effort != "low":
+        _check_climb(place(graph, runtime, chosen), effort, ladder, data, training)
     keep = Kept(SWEPT if effort == "low" else ladder.samples)
     quantized = quantize_graph(
         graph,
@@ -109,16 +125,10 @@ def ptq(
         advance=advance,
     )
     if effort != "low":
-        source = data if training is None else training
-        if effort == "high" and training is None and iter(data) is data:
-            raise DataError(
-                f"effort high reads the data again in every epoch, and a {type(data).__name__} can "
-                "be read only once: give a list, a DataLoader or training=a function of the epoch"
-            )
         quantized, _ = climb(
             quantized,
             keep.tensor(),
-            source,
+            data if training is None else training,
             effort,
             ladder=ladder,
             seed=seed,
@@ -129,3 +139,25 @@ def ptq(
     quantized.provenance["capture_seconds"] = captured
     quantized.provenance["quantize_seconds"] = time.perf_counter() - started
     return quantized
+
+
+def _check_climb(
+    placement: Placement, effort: str, ladder: Ladder, data: Iterable[Any], training: Batches | None
+) -> None:
+    """Refuse what effort medium and high cannot do, as far as it can be known."""
+    layers = [
+        n.name for n in placement.graph if n.name in placement.weights and n.op != "embedding"
+    ]
+    tables = [n for n in layers if n in placement.tables or placement.weights[n].format == ternary]
+    faults = []
+    if effort == "high" and training is None:
+        faults = read_once(data, 1 + max(ladder.epochs))  # calibration has read it once
+    elif effort == "high":
+        faults = read_once(training, max(ladder.epochs), "training")
+    known = known_samples(data)
+    kept = None if known is None else min(known, ladder.samples)
+    check_climb(
+        effort,
+        obstacles(placement.graph, layers, tables, ladder.blocks.learn),
+        [*faults, *too_few(kept, ladder.blocks.batch_size)],
+    )

@@ -14,12 +14,14 @@ from typing import Any, Literal, final
 
 from bitsmith.errors import RecipeError
 from bitsmith.numbers.calibrators import make_calibrator
-from bitsmith.numbers.formats.integer import int8, integer_format
-from bitsmith.numbers.scheme import PerChannel, PerTensor, PerToken, Scheme
+from bitsmith.numbers.formats.integer import int1, int8, integer_format, ternary
+from bitsmith.numbers.scheme import Granularity, PerChannel, PerTensor, PerToken, Scheme
 
 __all__ = ["Lane", "Recipe", "Rule", "weight_scheme", "with_bits"]
 
 Lane = Literal["static", "module"]
+_CORRECTIONS = ("equalize", "correct_bias")
+_CHANNELS = PerChannel(0)
 
 
 @final
@@ -65,7 +67,7 @@ class Rule:
 @final
 @dataclass(frozen=True)
 class Recipe:
-    """Rules for weights, one scheme and one calibrator for activations.
+    """Rules for weights, one scheme and one calibrator for activations, and corrections.
 
     Attributes:
         name: what reports call it.
@@ -77,6 +79,11 @@ class Recipe:
         calibrator: short form of a calibrator, ``mse`` or ``percentile:99.99``; static lane.
         edge_bits: bits of the weight and of the input of the first and the last layer; None: like
             the others.
+        equalize: channels of layers that follow each other get like ranges before anything is
+            quantized (:func:`bitsmith.model.equalize.equalize`); static lane. None: where a weight
+            has one scale for all channels, because only then there is something to win.
+        correct_bias: biases take back the mean error of each output channel; static lane. None:
+            where a weight has fewer than 8 bits, a table, or one scale for all channels.
 
     Raises:
         RecipeError: a part that cannot be.
@@ -87,6 +94,8 @@ class Recipe:
     activation: Scheme | None
     calibrator: str = "mse"
     edge_bits: int | None = None
+    equalize: bool | None = None
+    correct_bias: bool | None = None
 
     def __post_init__(self) -> None:
         if not self.rules:
@@ -108,6 +117,17 @@ class Recipe:
             raise RecipeError(f"recipe {self.name!r}: tables of int8 entries are static only")
         if self.edge_bits is not None and self.edge_bits not in range(2, 9):
             raise RecipeError(f"recipe {self.name!r}: edges have 2 to 8 bits, not {self.edge_bits}")
+        if self.lane == "module" and not (self.equalize is self.correct_bias is None):
+            raise RecipeError(
+                f"recipe {self.name!r}: equalize and correct_bias are static only; the module "
+                "lane has transforms (transform=…)"
+            )
+        if self.lane == "static" and (wrong := [r.match for r in self.rules if not _fits(r)]):
+            raise RecipeError(
+                f"recipe {self.name!r}: weights of the static lane are symmetric, with a scale for "
+                "each output channel or, of 2 bits and more and without tables, one for all; not "
+                f"those of the rules {', '.join(wrong)}"
+            )
         make_calibrator(self.calibrator)
 
     @property
@@ -176,8 +196,8 @@ class Recipe:
             )
         if self.edge_bits is not None:
             for name in self.edges(pairs):
-                if chosen.get(name) is not None:
-                    chosen[name] = weight_scheme(self.edge_bits)
+                if (scheme := chosen.get(name)) is not None:
+                    chosen[name] = weight_scheme(self.edge_bits, scheme.granularity)
         return chosen
 
     def to_json(self) -> dict[str, Any]:
@@ -195,6 +215,7 @@ class Recipe:
             "activation": None if self.activation is None else self.activation.to_json(),
             "calibrator": self.calibrator,
             "edge_bits": self.edge_bits,
+            **{k: v for k in _CORRECTIONS if (v := getattr(self, k)) is not None},
         }
 
     @classmethod
@@ -203,6 +224,7 @@ class Recipe:
         if not isinstance(data, Mapping):
             raise RecipeError(f"a recipe is a JSON object, not {type(data).__name__}")
         known = {"version", "name", "lane", "rules", "activation", "calibrator", "edge_bits"}
+        known |= set(_CORRECTIONS)
         if unknown := sorted(set(data) - known):
             raise RecipeError(
                 f"a recipe has no {', '.join(unknown)}; it has {', '.join(sorted(known))}"
@@ -226,6 +248,7 @@ class Recipe:
                 activation=None if given is None else Scheme.from_json(given),
                 calibrator=data.get("calibrator", "mse"),
                 edge_bits=data.get("edge_bits"),
+                **{key: _choice(key, data.get(key)) for key in _CORRECTIONS},
             )
             if data.get("lane", recipe.lane) != recipe.lane:
                 raise RecipeError(
@@ -243,9 +266,24 @@ def _text(value: Any) -> str:
     return value
 
 
-def weight_scheme(bits: int) -> Scheme:
-    """Return the weight scheme of the static lane: symmetric, per output channel."""
-    return Scheme(integer_format(bits, signed=True), granularity=PerChannel(0))
+def _choice(key: str, value: Any) -> bool | None:
+    if value is not None and not isinstance(value, bool):
+        raise TypeError(f"{key} is true, false or absent, not {value!r}")
+    return value
+
+
+def _fits(rule: Rule) -> bool:
+    """Whether the static lane has integers for the weights of a rule."""
+    scheme = rule.weight
+    if scheme is None or (scheme.symmetric and scheme.granularity == PerChannel(0)):
+        return True
+    several = scheme.format not in (int1, ternary) and rule.table_bits is None
+    return scheme.symmetric and scheme.granularity == PerTensor() and several
+
+
+def weight_scheme(bits: int, granularity: Granularity = _CHANNELS) -> Scheme:
+    """Return the weight scheme of the static lane: symmetric, mostly per output channel."""
+    return Scheme(integer_format(bits, signed=True), granularity=granularity)
 
 
 def with_bits(scheme: Scheme, bits: int) -> Scheme:

@@ -22,7 +22,7 @@ from bitsmith.algorithms.rounding import Rounding
 from bitsmith.algorithms.roundings.searched import Searched
 from bitsmith.algorithms.roundings.shared_table import SharedTable
 from bitsmith.errors import DataError, InputError, WeightsError
-from bitsmith.model.calibrate import _checked as checked_inputs
+from bitsmith.model.calibrate import checked_inputs
 from bitsmith.model.convert import (
     IntegerLayer,
     integer_layer,

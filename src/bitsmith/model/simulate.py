@@ -88,9 +88,10 @@ def _requantize(node: Node, values: Values) -> Tensor:
 
 
 def _look_up(node: Node, values: Values) -> Tensor:
-    """Rows of codes, each times its scale."""
+    """Rows of codes, each times its scale, or that of all."""
     table, ids = values.program.layers[node.name].weight, values.real(node.inputs[0])
-    return table.codes[ids].to(torch.float32) * table.scale.reshape(-1, 1)[ids]
+    scale = table.scale.reshape(-1, 1).expand(len(table.codes), 1)
+    return table.codes[ids].to(torch.float32) * scale[ids]
 
 
 def _clamped(node: Node, x: Tensor) -> Tensor:

@@ -18,7 +18,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor, nn
 
 from bitsmith.errors import DataError, InputError
-from bitsmith.model.checkpoint import Checkpoint, load_into, read_checkpoint, write_checkpoint
+from bitsmith.model.checkpoint import (
+    Checkpoint,
+    data_fingerprint,
+    load_into,
+    read_checkpoint,
+    snapshot,
+    write_checkpoint,
+)
+from bitsmith.model.divergence import DivergedError, first_not_finite, not_finite
 from bitsmith.model.schedule import cosine, make_optimizer
 
 __all__ = ["Batches", "Epoch", "TrainingRun", "fit"]
@@ -28,6 +36,7 @@ Batch = tuple[Tensor, Tensor]
 Batches = Callable[[int], Iterable[Batch]] | Iterable[Batch]
 Loss = Callable[[Tensor, Tensor], Tensor]
 Progressed = Callable[[], None]
+Explain = Callable[[nn.Module, Tensor, Tensor], str]
 
 
 @final
@@ -72,6 +81,7 @@ def fit(
     on_step: Callable[[nn.Module], None] | None = None,
     checkpoint: str | Path | None = None,
     fingerprint: Mapping[str, Any] | None = None,
+    explain: Explain = first_not_finite,
     progress: bool = True,
 ) -> TrainingRun:
     """Train ``module`` in place, leave it in evaluation mode, and return the losses.
@@ -102,13 +112,16 @@ def fit(
             moving average of its weights.
         checkpoint: a file that holds the state after every epoch. One that exists is gone on
             from, and gives bit for bit what an unbroken run gives.
-        fingerprint: plain data that a checkpoint must agree with, beside the settings here.
+        fingerprint: plain data that a checkpoint must agree with, beside the settings here and
+            what can be known of ``batches``.
+        explain: ``(module, x, y)`` of a batch whose loss is not finite → what went wrong first.
         progress: show a progress bar, if the standard error stream is a terminal.
 
     Raises:
         DataError: no batches, or an iterator that can be read only once for several epochs.
-        InputError: a setting out of range, nothing to train, or the loss or a weight is no
-            longer finite; then the module has its state from the last good epoch.
+        InputError: a setting out of range, nothing to train, or a checkpoint of another run.
+        DivergedError: the loss or a weight is no longer finite; what went wrong first is named, and
+            the module has its state from the last good epoch.
 
     >>> x = torch.tensor([[-1.0], [1.0]] * 8)
     >>> net = nn.Linear(1, 2)
@@ -123,10 +136,11 @@ def fit(
     descent = make_optimizer(parameters, optimizer, lr, momentum, weight_decay)
     peaks = [float(group["lr"]) for group in descent.param_groups]
     settings = {"epochs": epochs, "rates": peaks, "seed": seed, "optimizer": type(descent).__name__}
-    run = {**settings, **(fingerprint or {})}
     file = None if checkpoint is None else Path(checkpoint)
+    known = {} if file is None else data_fingerprint(batches)
+    run = {**settings, **known, **(fingerprint or {})}
     history: list[Epoch] = []
-    good = _snapshot(module)
+    good = snapshot(module)
     steps: int | None = None
     with torch.random.fork_rng(_cuda(parameters)), _bar(progress) as bar:
         torch.manual_seed(seed)
@@ -135,7 +149,7 @@ def fit(
         if found is not None:
             load_into(module, descent, found)
             history, steps = [Epoch(**e) for e in found.history], found.steps
-            good = _snapshot(module)
+            good = snapshot(module)
             bar.advance(task, found.epochs * (steps or 0))
         try:
             for index in range(len(history), epochs):
@@ -153,9 +167,13 @@ def fit(
                     if on_step is not None:
                         on_step(module)
 
-                mean, count, steps = _pass(module, data, descent, peaks, rates, loss, index, done)
-                _finite_state(module, index)
-                good = _snapshot(module)
+                mean, count, steps = _pass(
+                    module, data, descent, peaks, rates, loss, index, done, explain
+                )
+                if bad := not_finite(module):
+                    after = f"not finite after the last step of epoch {index + 1}"
+                    raise DivergedError(f"{after}: {', '.join(bad)}")
+                good = snapshot(module)
                 valid_loss = valid_accuracy = None
                 if valid is not None:
                     valid_loss, valid_accuracy = _measure(module, valid, loss, index)
@@ -166,15 +184,15 @@ def fit(
                 )
                 bar.update(task, description=f"epoch {index + 1}/{epochs} loss {mean:.4f}")
                 if file is not None:
-                    state = (_snapshot(module), descent.state_dict(), torch.get_rng_state())
+                    state = (snapshot(module), descent.state_dict(), torch.get_rng_state())
                     records = [vars(e) for e in history]
                     write_checkpoint(file, Checkpoint(run, index + 1, *state, records, steps))
-        except _NotFinite as error:
+        except DivergedError as error:
             module.load_state_dict(good)
             when = f"the end of epoch {len(history)}" if history else "before training"
-            raise InputError(
+            raise DivergedError(
                 f"{error}; the module has its state from {when}; lower the learning rate "
-                f"({lr:g}) or look for extreme values in the data"
+                f"({', '.join(f'{p:g}' for p in peaks)}) or look for extreme values in the data"
             ) from None
         except KeyboardInterrupt:
             module.load_state_dict(good)
@@ -184,16 +202,15 @@ def fit(
     return TrainingRun(tuple(history))
 
 
-@final
-class _NotFinite(Exception):
-    """The loss or a weight is NaN or infinite."""
-
-
 def _check(batches: Batches, epochs: int, lr: float) -> None:
     if epochs < 1:
         raise InputError(f"epochs must be at least 1, not {epochs}")
     if not (math.isfinite(lr) and lr > 0):
         raise InputError(f"lr must be positive and finite, not {lr}")
+    if isinstance(batches, Tensor):
+        raise DataError(
+            "a tensor is no batches: give pairs (x, y), for example zip them from splits"
+        )
     if epochs > 1 and not callable(batches) and isinstance(batches, Iterator):
         raise DataError(
             f"{type(batches).__name__} can be read only once, but {epochs} epochs were asked for; "
@@ -210,6 +227,7 @@ def _pass(
     loss: Loss,
     epoch: int,
     advance: Progressed,
+    explain: Explain,
 ) -> tuple[float, int, int]:
     """Train on ``data`` once; return the mean loss, the number of samples and of batches."""
     device = _device(module)
@@ -219,12 +237,12 @@ def _pass(
         for group, peak in zip(optimizer.param_groups, peaks, strict=True):
             group["lr"] = peak * rate
         optimizer.zero_grad(set_to_none=True)
-        value = loss(module(x.to(device)), y.to(device))
+        x, y = x.to(device), y.to(device)
+        value = loss(module(x), y)
         number = float(value.detach())
         if not math.isfinite(number):
-            wrong = _not_finite(module)
-            where = f"; not finite: {', '.join(wrong)}" if wrong else ""
-            raise _NotFinite(f"the loss is {number} at epoch {epoch + 1}, step {step}{where}")
+            first = explain(module, x, y)
+            raise DivergedError(f"the loss is {number} at epoch {epoch + 1}, step {step}: {first}")
         value.backward()  # type: ignore[no-untyped-call]  # PyTorch leaves it untyped
         optimizer.step()
         total, samples = total + number * len(x), samples + len(x)
@@ -265,23 +283,6 @@ def _device(module: nn.Module) -> torch.device:
 
 def _cuda(parameters: Iterable[Tensor]) -> list[int]:
     return sorted({p.device.index for p in parameters if p.device.type == "cuda"})
-
-
-def _snapshot(module: nn.Module) -> dict[str, Tensor]:
-    return {k: v.clone() if isinstance(v, Tensor) else v for k, v in module.state_dict().items()}
-
-
-def _not_finite(module: nn.Module) -> list[str]:
-    return [
-        name
-        for name, value in module.state_dict().items()
-        if isinstance(value, Tensor) and value.is_floating_point() and not value.isfinite().all()
-    ]
-
-
-def _finite_state(module: nn.Module, epoch: int) -> None:
-    if bad := _not_finite(module):
-        raise _NotFinite(f"not finite after the last step of epoch {epoch + 1}: {', '.join(bad)}")
 
 
 def _bar(progress: bool) -> Progress:

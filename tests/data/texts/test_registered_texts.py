@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -168,7 +169,10 @@ class TestBadFiles:
     def test_without_the_tokenizer(self, monkeypatch: pytest.MonkeyPatch, absent: str) -> None:
         need_tokenizer()
         real = importlib.util.find_spec
-        hidden = lambda name, *rest: None if name == absent else real(name, *rest)  # noqa: E731
+
+        def hidden(name: str, *rest: Any) -> Any:
+            return None if name == absent else real(name, *rest)
+
         monkeypatch.setattr(importlib.util, "find_spec", hidden)
         install = absent.replace("_", "-")
         with pytest.raises(RuntimeMissingError, match=f"pip install {install}"):

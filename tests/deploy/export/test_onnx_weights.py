@@ -403,12 +403,12 @@ def test_everything_that_cannot_be_written_is_listed(tmp_path: Path):
 
 def test_bad_arguments_are_refused(layers: Layers, tmp_path: Path):
     with pytest.raises(UnknownNameError, match="form 'qdq'"):
-        check(layers, form="qdq")  # type: ignore[arg-type]
+        check(layers, form="qdq")  # type: ignore[arg-type]  # on purpose
     with pytest.raises(UnknownNameError, match="activations 'int4'"):
-        check(layers, activations="int4")  # type: ignore[arg-type]
+        check(layers, activations="int4")  # type: ignore[arg-type]  # on purpose
     assert "no packed weight" in check(nn.Linear(2, 2).eval())[0]
     with pytest.raises(InputError, match="the example has list"):
-        write(layers, tmp_path / "m.onnx", ([1, 2],))  # type: ignore[arg-type]
+        write(layers, tmp_path / "m.onnx", ([1, 2],))  # type: ignore[arg-type]  # on purpose
     with pytest.raises(ExportError, match="cannot be written"):
         write(Dynamic(noise(4, 16), None).eval(), tmp_path / "none" / "m.onnx", noise(2, 16))
 

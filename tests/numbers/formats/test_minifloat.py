@@ -175,4 +175,4 @@ def test_e8m0_saturates_what_is_not_positive(value: float) -> None:
 )
 def test_what_cannot_exist_says_why(fields: tuple[int, int, int, bool, str], reasons: str) -> None:
     with pytest.raises(SchemeError, match=f"odd cannot exist: .*{reasons}"):
-        MinifloatFormat("odd", *fields)  # type: ignore[arg-type]
+        MinifloatFormat("odd", *fields)  # type: ignore[arg-type]  # on purpose

@@ -24,7 +24,7 @@ from bitsmith.algorithms.rounding import Rounding
 from bitsmith.errors import SchemeError
 from bitsmith.numbers.integer.saturate import max_pair_sum
 from bitsmith.numbers.qtensor import QTensor
-from bitsmith.numbers.scheme import PerChannel, Scheme
+from bitsmith.numbers.scheme import PerChannel, PerTensor, Scheme
 from bitsmith.numbers.statistics import Statistic
 
 __all__ = ["PAIR_LIMIT", "PairBound"]
@@ -39,7 +39,9 @@ _CHUNK = 1 << 17
 @final
 @dataclass(frozen=True)
 class PairBound(Rounding, name="pair-bound"):
-    """Nearest rounding under ``|w_i + w_j| ≤ 128`` for same-sign neighbours, per output channel.
+    """Nearest rounding under ``|w_i + w_j| ≤ 128`` for same-sign neighbours of a channel.
+
+    The scale is one for each output channel, or one for all.
 
     Attributes:
         order: which weights are neighbours: ``channels_last`` (ONNX Runtime's convolution),
@@ -59,16 +61,19 @@ class PairBound(Rounding, name="pair-bound"):
     def round(
         self, weight: Tensor, scheme: Scheme, min_scale: Tensor, statistic: Statistic | None
     ) -> QTensor:
-        if scheme.granularity != PerChannel(0) or not scheme.symmetric:
+        if scheme.granularity not in (PerChannel(0), PerTensor()) or not scheme.symmetric:
             raise SchemeError(
-                f"pair-bound rounds symmetric weights per channel of axis 0, not {scheme}"
+                f"pair-bound rounds symmetric weights per channel of axis 0 or per tensor, "
+                f"not {scheme}"
             )
         full, zero_point = weight_range(weight, scheme)
         full = torch.maximum(full, min_scale)
-        rows, start = self._in_pair_order(weight), full.reshape(-1, 1)  # [O, K], [O, 1]
+        rows, start = self._in_pair_order(weight), full.reshape(-1, 1)  # [O, K], [O, 1] or [1, 1]
         codes = torch.empty(rows.shape, dtype=scheme.integer.dtype)
         scale = torch.empty_like(start)
         step = max(1, _CHUNK // max(1, rows.shape[1]))
+        if len(start) < len(rows):
+            step = len(rows)  # one scale: all rows at once
         for at in range(0, len(rows), step):  # pieces that stay in the cache
             piece = slice(at, at + step)
             best, scale[piece] = self._search(rows[piece], start[piece], scheme)
@@ -78,16 +83,18 @@ class PairBound(Rounding, name="pair-bound"):
         return QTensor(codes, scale.reshape(full.shape), zero_point, None, scheme)
 
     def _search(self, rows: Tensor, start: Tensor, scheme: Scheme) -> tuple[Tensor, Tensor]:
-        """The bounded codes and the scale of least squared error, for each of some rows."""
+        """The bounded codes and the scale of least squared error, for each of some rows or all."""
         limit = min(PAIR_LIMIT, 2 * scheme.code_max)
         # The scale at which the largest pair is at the bound without help.
-        safe = torch.maximum(start, _largest_pair(rows, self.order) / (limit - 1))
+        pair = _largest_pair(rows, self.order)
+        one = len(start) < len(rows)
+        safe = torch.maximum(start, (pair.amax() if one else pair) / (limit - 1))
         unit = rows / start  # squares of tiny weights would vanish
         best_codes, best_scale = self._codes(rows, safe, scheme), safe
-        best_error = _row_error(unit, best_codes, safe / start)
+        best_error = _error(unit, best_codes, safe / start)
         for scale in _scales(rows, start, safe):
             codes = self._codes(rows, scale, scheme)
-            error = _row_error(unit, codes, scale / start)
+            error = _error(unit, codes, scale / start)
             better = error < best_error
             best_error = torch.where(better, error, best_error)
             best_codes = torch.where(better, codes, best_codes)
@@ -118,7 +125,7 @@ def _scales(rows: Tensor, start: Tensor, safe: Tensor) -> Iterator[Tensor]:
     """
     for step in range(_CANDIDATES):
         yield start * (safe / start) ** (step / _CANDIDATES)
-    largest = rows.abs().amax(1, keepdim=True)
+    largest = rows.abs().amax(1, keepdim=True) if len(start) == len(rows) else rows.abs().amax()
     for top in (PAIR_LIMIT // 2, PAIR_LIMIT // 2 - 1):
         yield torch.maximum(start, largest / top)
 
@@ -172,5 +179,7 @@ def _bound_any(codes: Tensor) -> Tensor:
     return result
 
 
-def _row_error(rows: Tensor, codes: Tensor, scale: Tensor) -> Tensor:
-    return (rows - codes * scale).square().sum(1, keepdim=True)
+def _error(rows: Tensor, codes: Tensor, scale: Tensor) -> Tensor:
+    """Squared error of each row, or of all where they share a scale."""
+    error = (rows - codes * scale).square().sum(1, keepdim=True)
+    return error if len(scale) == len(rows) else error.sum(0, keepdim=True)

@@ -97,7 +97,7 @@ class SharedTable(Rounding, name="shared-table"):
 
 def _nearest(values: Tensor, table: Tensor) -> Tensor:
     """The nearest entry of each value; in the middle between two, the higher."""
-    return table[torch.bucketize(values, (table[1:] + table[:-1]) / 2, right=True)]
+    return table[torch.bucketize(values.contiguous(), (table[1:] + table[:-1]) / 2, right=True)]
 
 
 def _fitted(rows: Tensor, codes: Tensor, scale: Tensor) -> Tensor:

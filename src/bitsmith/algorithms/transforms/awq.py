@@ -38,6 +38,7 @@ class AWQ(Transform, name="awq"):
     """
 
     needs = Gram
+    learned = False
 
     grid: int = 20
     clip_steps: int = 0

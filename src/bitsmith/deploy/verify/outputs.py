@@ -27,13 +27,13 @@ def compare_outputs(
     Args:
         model: in evaluation mode; its outputs are one tensor or a sequence of them.
         session: of the file.
-        batches: positional inputs of both.
+        batches: positional inputs of both; a bare tensor is one batch.
 
     Raises:
         DataError: there is no batch, or the outputs differ in number or shape.
     """
     found: list[Difference] = []
-    for batch in batches:
+    for batch in [batches] if isinstance(batches, Tensor) else batches:
         inputs = (batch,) if isinstance(batch, Tensor) else tuple(batch)
         result = model(*inputs)
         ours = [result] if isinstance(result, Tensor) else list(result)

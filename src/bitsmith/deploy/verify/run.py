@@ -22,7 +22,7 @@ from bitsmith.deploy.verify.result import TensorComparison, Verification
 from bitsmith.deploy.verify.worst_case import worst_cases
 from bitsmith.errors import DataError, InputError
 from bitsmith.model.calibrate import as_inputs
-from bitsmith.model.graph.ir import Node
+from bitsmith.model.graph.ir import Graph, Node
 from bitsmith.model.quantized import QuantizedModel
 from bitsmith.model.simulate import Program, Values, execute
 from bitsmith.numbers.machine import instruction_sets
@@ -46,7 +46,8 @@ def verify(
     Args:
         model: the simulation, as saved beside the file (never rebuilt from it).
         path: the ONNX file.
-        data: batches ``x`` or ``(x, y)``; the first ``samples`` are compared.
+        data: batches ``x`` or ``(x, y)``, or a tensor, which is one batch; the first ``samples``
+            are compared.
         runtime: ``onnxruntime`` or ``openvino``.
         isolated_samples: how many samples are also compared layer by layer on the runtime's own
             inputs.
@@ -55,7 +56,7 @@ def verify(
 
     Raises:
         InputError: the file is not one the runtime accepts, or not this simulation's.
-        DataError: no data.
+        DataError: no data, or a batch of another number or shape of inputs than the model's.
     """
     try:
         proto = onnx.load(str(path))
@@ -70,8 +71,8 @@ def verify(
     integers = _integers(program, exposed)
     comparison = _Comparison(program, codes, reals, integers or {})
     seen = 0
-    for batch in data:
-        inputs = [x[: samples - seen] for x in as_inputs(batch)]
+    for batch in [data] if isinstance(data, Tensor) else data:
+        inputs = [x[: samples - seen] for x in _fitting(program.graph, as_inputs(batch))]
         comparison.compare(inputs, plain, exposed, isolate=seen < isolated_samples)
         seen += len(inputs[0])
         if advance is not None:
@@ -97,6 +98,27 @@ def verify(
         output_max_difference=comparison.output.largest,
         changed_predictions=comparison.changed,
     )
+
+
+def _fitting(graph: Graph, inputs: list[Tensor]) -> list[Tensor]:
+    """Return the inputs, after refusing those that the model was not captured for."""
+    wanted = [i.shape for i in graph.inputs]
+    fits = len(inputs) == len(wanted) and all(
+        x.dim() == len(shape)
+        and all(size in (-1, given) for size, given in zip(shape[1:], x.shape[1:], strict=True))
+        for x, shape in zip(inputs, wanted, strict=True)
+    )
+    if not fits:
+        expected = " and ".join(
+            f"{i.name} [batch, {', '.join('any' if s == -1 else str(s) for s in i.shape[1:])}]"
+            for i in graph.inputs
+        )
+        given = " and ".join(str(list(x.shape)) for x in inputs)
+        raise DataError(
+            f"a batch of shape {given} is not what the model takes: {expected}; data is a list of "
+            "batches, or one batch as a tensor"
+        )
+    return inputs
 
 
 def _integers(program: Program, session: Session) -> dict[str, bool] | None:

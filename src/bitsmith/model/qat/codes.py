@@ -12,12 +12,22 @@ from torch import Tensor, nn
 
 from bitsmith.errors import InputError, RecipeError
 from bitsmith.model.convert import IntegerLayer
+from bitsmith.model.qat.straight_through import damped
 from bitsmith.numbers.formats.integer import integer_format, ternary
 from bitsmith.numbers.qtensor import QTensor
 from bitsmith.numbers.scheme import Scheme
 from bitsmith.registry import Registry
 
-__all__ = ["COLLAPSE", "Start", "WeightCodes", "choose", "is_binary", "wide"]
+__all__ = [
+    "COLLAPSE",
+    "FixedLevels",
+    "LearnedScales",
+    "Start",
+    "WeightCodes",
+    "choose",
+    "is_binary",
+    "wide",
+]
 
 COLLAPSE = math.log(2.0**-10)
 """Logarithm of the share of its start below which a scale has collapsed."""
@@ -68,9 +78,10 @@ class WeightCodes(nn.Module, ABC):
     gradual: ClassVar[bool] = False
     bits: Tensor
 
-    def __init_subclass__(cls, *, name: str) -> None:
-        cls.name = name
-        WeightCodes.registry.add(name, cls)
+    def __init_subclass__(cls, *, name: str | None = None) -> None:
+        if name is not None:
+            cls.name = name
+            WeightCodes.registry.add(name, cls)
 
     @final
     def __init__(self, start: Start) -> None:
@@ -161,6 +172,70 @@ class WeightCodes(nn.Module, ABC):
         zero = torch.zeros(shape, dtype=torch.int32)
         kind = scheme.format.dtype
         return QTensor(codes.to(kind), scale.reshape(shape).clone(), zero, None, scheme)
+
+
+class LearnedScales(WeightCodes):
+    """Codes whose weight trains, and a scale for each output channel with it.
+
+    ``s = start · exp(log_scale)``, whose gradient is divided by ``√(n · high)``, ``n`` the weights
+    of a channel (LSQ, arXiv 1902.08153, section 2.2).
+
+    Attributes:
+        weight: float32 ``[O, …]``, the parameter that trains.
+        start: float32 ``[O]``, the scales that training starts from.
+        log_scale: float32 ``[O]``; 0 at first.
+    """
+
+    start: Tensor
+
+    @property
+    @abstractmethod
+    def high(self) -> float:
+        """Largest code."""
+
+    @final
+    def place(self, weight: Tensor, scales: Tensor) -> None:
+        """Register a copy of ``weight``, and ``scales``, as what training starts from."""
+        self.weight = nn.Parameter(weight.detach().clone())
+        self.register_buffer("start", scales)
+        self.log_scale = nn.Parameter(torch.zeros_like(scales))
+
+    @property
+    @final
+    def own(self) -> Tensor:
+        return self.weight
+
+    @property
+    @final
+    def base(self) -> Tensor:
+        return self.start
+
+    @final
+    def scale(self) -> Tensor:
+        """Return the scales, float32 ``[O]``."""
+        factor = 1 / math.sqrt(max(self.weight[0].numel(), 1) * max(self.high, 1.0))
+        return self.start * damped(self.log_scale, factor).exp()
+
+    @final
+    def collapsed(self) -> int:
+        return int((self.log_scale < COLLAPSE).sum())
+
+
+class FixedLevels(LearnedScales):
+    """Learned scales of codes whose number of levels never changes."""
+
+    @abstractmethod
+    def levels(self, weight: Tensor, scale: Tensor) -> Tensor:
+        """Return the codes of ``weight`` at scales ``[O]``, with their gradients."""
+
+    @final
+    def quantized(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        scale = self.scale()
+        return self.levels(weight, scale), scale
+
+    @final
+    def restart(self, weight: Tensor) -> None:
+        """Its codes have no other number of bits."""
 
 
 def choose(learn: str, start: Start) -> WeightCodes:

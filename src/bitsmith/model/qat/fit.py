@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from bitsmith.data.training import check_training_data
 from bitsmith.errors import DataError, InputError
 from bitsmith.model.calibrate import as_inputs
+from bitsmith.model.checkpoint import data_fingerprint
 from bitsmith.model.graph.operators import run_float
+from bitsmith.model.qat.diagnosis import first_wrong
 from bitsmith.model.qat.relative import RelativeAdam, step_sizes
 from bitsmith.model.qat.trainable import TrainableModel
 from bitsmith.model.train import Batches, TrainingRun
@@ -85,6 +87,7 @@ def fit(
     on_epoch: Callable[[int, nn.Module], None] | None = None,
     on_step: Callable[[nn.Module], None] | None = None,
     checkpoint: str | Path | None = None,
+    fingerprint: Mapping[str, Any] | None = None,
     progress: bool = True,
 ) -> TrainingRun:
     """Train a prepared model in place and return the losses.
@@ -103,13 +106,15 @@ def fit(
             scale.
         optimizer: in place of that one, over the model's parameters, with its own rates.
         loss: ``(output, target)`` → scalar, instead of :func:`distillation` or cross-entropy.
-        seed, valid, on_epoch, on_step, checkpoint, progress: as
-            :func:`bitsmith.model.train.fit`.
+        seed, valid, on_epoch, on_step, checkpoint, fingerprint, progress: as
+            :func:`bitsmith.model.train.fit`. A checkpoint is of one recipe and of one data set as
+            far as the batches tell: name, split, SHA-256, batch size.
 
     Raises:
         DataError: no data; labels are wanted and there are none.
-        InputError: there is no teacher; the loss or a parameter is no longer finite (it is named;
-            the model has the state of the last good epoch); a checkpoint of another run.
+        InputError: there is no teacher; a checkpoint of another run.
+        DivergedError: the loss or a parameter is no longer finite; the layer whose scale or output
+            went wrong first is named, and the model has the state of the last good epoch.
     """
     if not (0 < lr <= _FASTEST and 0 < scale_lr <= _FASTEST):
         raise InputError(
@@ -119,6 +124,8 @@ def fit(
     if labels and teacher is not None:
         raise InputError("give a teacher or labels=True, not both")
     check_training_data(batches)
+    if isinstance(batches, Tensor):
+        raise DataError("a tensor is no batches: give x.split(batch_size)")
     source = _labelled(batches) if labels else _taught(batches, _teacher(model, teacher))
     measure = loss or (F.cross_entropy if labels else distillation)
     return train(
@@ -133,7 +140,12 @@ def fit(
         on_epoch=on_epoch,
         on_step=on_step,
         checkpoint=checkpoint,
-        fingerprint=_fingerprint(model, labels),
+        fingerprint={
+            **_fingerprint(model, labels),
+            **({} if checkpoint is None else data_fingerprint(batches)),
+            **(fingerprint or {}),
+        },
+        explain=first_wrong,
         progress=progress,
     )
 

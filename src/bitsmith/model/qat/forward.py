@@ -75,7 +75,8 @@ class Forward:
         elif node.op == "embedding" and node.name in self.program.layers:
             table, ids = self.program.layers[node.name].weight, self.reals[node.inputs[0]]
             rows = table.codes[ids].to(torch.float32)
-            self.reals[node.name] = rows * table.scale.reshape(-1, 1)[ids]
+            scale = table.scale.reshape(-1, 1).expand(len(table.codes), 1)
+            self.reals[node.name] = rows * scale[ids]
         else:
             self.reals[node.name] = self._float(node)
 

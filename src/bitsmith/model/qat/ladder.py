@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,20 +15,19 @@ from torch import Tensor
 
 from bitsmith.data.training import check_training_data
 from bitsmith.errors import InputError
-from bitsmith.model.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from bitsmith.model.checkpoint import Checkpoint, read_checkpoint, snapshot, write_checkpoint
+from bitsmith.model.divergence import DivergedError
 from bitsmith.model.graph.operators import run_float
 from bitsmith.model.qat.fit import distillation, fit
-from bitsmith.model.qat.reconstruct import Reconstruction, reconstruct
+from bitsmith.model.qat.reconstruct import Reconstruction, ReconstructionRow, reconstruct, tabled
+from bitsmith.model.qat.refusals import check_climb, held_out, obstacles, read_once, too_few
 from bitsmith.model.qat.trainable import TrainableModel
 from bitsmith.model.quantized import QuantizedModel
 from bitsmith.model.train import Batches
 
-__all__ = ["Effort", "Ladder", "Rung", "climb"]
+__all__ = ["Effort", "Ladder", "Rung", "check_effort", "climb"]
 
 Effort = Literal["low", "medium", "high"]
-
-_JUDGED = 512
-"""Samples that rungs are judged on, at most."""
 
 
 @final
@@ -50,9 +50,11 @@ class Ladder:
     goal: float | None = None
 
     def __post_init__(self) -> None:
-        if self.samples < 1 or min(self.epochs) < 1 or not 0 < (self.goal or 100) <= 100:
+        bad_goal = self.goal is not None and not 0 < self.goal <= 100
+        if self.samples < 1 or len(self.epochs) != 3 or min(self.epochs) < 1 or bad_goal:
             raise InputError(
-                f"a ladder has at least one sample and epoch and a goal in (0, 100], not {self}"
+                "a ladder has at least one sample, three numbers of epochs of at least one, and a "
+                f"goal in (0, 100] or None, not {self}"
             )
 
 
@@ -69,6 +71,7 @@ class Rung:
             that are no logits.
         seconds: of wall time.
         kept: it was better than what was there before.
+        stopped: why it ended early, with what it had by then; None where it did not.
     """
 
     name: str
@@ -76,6 +79,7 @@ class Rung:
     agreement: float | None
     seconds: float
     kept: bool
+    stopped: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields that apply."""
@@ -98,13 +102,14 @@ def climb(
 
     ``medium`` learns the rounding block by block (:func:`reconstruct`); ``high`` then distils the
     float model into the whole network, without labels. A rung is kept where it is nearer to the
-    float outputs on samples that it did not learn from. Interrupted (Ctrl-C), the best so far is
-    returned, and its provenance says so.
+    float outputs on samples that it did not learn from. Interrupted (Ctrl-C), or when training
+    diverges, the best so far is returned, and its provenance says so: ``rungs``, and ``blocks``
+    with a row for each block of the reconstruction.
 
     Args:
         quantized: the first rung: ranges and rounding without training.
         samples: model inputs ``[N, …]``, for block reconstruction; the last eighth of them (at most
-            512) judges.
+            512) judges (:func:`bitsmith.model.qat.refusals.held_out`).
         training: batches for distillation, their labels are not looked at.
         effort: how far to go; ``low`` returns what is given.
         ladder: how much work each rung is.
@@ -116,30 +121,39 @@ def climb(
     Raises:
         DataError: fewer samples than a step takes; samples of another split than train; training
             data that can be read only once.
-        InputError: no such effort; a checkpoint of another run; training diverged and left nothing.
+        InputError: no such effort; a model whose blocks cannot be tuned; a checkpoint of another
+            run. All faults are listed, before any work.
     """
-    if effort not in get_args(Effort):
-        raise InputError(f"effort is one of {', '.join(get_args(Effort))}, not {effort!r}")
+    check_effort(effort)
     check_training_data(training)
     ladder = ladder or Ladder()
-    judged = min(max(len(samples) // 8, 1), _JUDGED)
+    model = TrainableModel(quantized)
+    check_climb(
+        effort,
+        obstacles(quantized.program.graph, model.layer_names(), tabled(model), ladder.blocks.learn),
+        [
+            *too_few(len(samples), ladder.blocks.batch_size),
+            *read_once(training, max(ladder.epochs) if effort == "high" else 1),
+        ],
+    )
+    judged = held_out(len(samples))
     judge = _Judge(quantized, samples[-judged:])
-    distance, agreement = judge(TrainableModel(quantized))
+    distance, agreement = judge(model)
     rungs = [Rung("ranges and rounding", distance, agreement, 0.0, True)]
     if effort == "low":
         return quantized, rungs
-    model = TrainableModel(quantized)
     best, interrupted = quantized, False
+    blocks: list[dict[str, Any]] = []
     folder = None if checkpoint is None else Path(checkpoint)
     run = _fingerprint(quantized, samples, ladder, seed)
     stages: list[tuple[str, Callable[[], None]]] = [
         (
             "block reconstruction",
-            lambda: _learn(model, samples[:-judged], ladder, seed, folder, run, advance),
+            lambda: _learn(model, samples[:-judged], ladder, seed, folder, run, advance, blocks),
         ),
         (
             "distillation",
-            lambda: _distil(model, training, ladder, seed, folder, progress),
+            lambda: _distil(model, training, ladder, seed, folder, run, progress),
         ),
     ]
     for name, stage in stages[: 1 if effort == "medium" else 2]:
@@ -147,25 +161,39 @@ def climb(
         top = max(rungs, key=lambda r: r.agreement or 0.0).agreement
         if interrupted or (ladder.goal is not None and (top or 0.0) >= ladder.goal):
             break
-        started = time.perf_counter()
+        started, stopped = time.perf_counter(), None
         try:
             stage()
         except KeyboardInterrupt:
-            interrupted = True
+            interrupted, stopped = True, "interrupted"
+        except DivergedError as error:
+            stopped = str(error)
+            warnings.warn(f"{name} stopped: {error}", RuntimeWarning, stacklevel=2)
         distance, agreement = judge(model)
-        better = distance < nearest
-        rungs.append(Rung(name, distance, agreement, time.perf_counter() - started, better))
+        better, seconds = distance < nearest, time.perf_counter() - started
+        rungs.append(Rung(name, distance, agreement, seconds, better, stopped))
         if better:
             best = model.converted()
         elif name != stages[-1][0]:
             model = TrainableModel(best)
     best.provenance["effort"] = effort
     best.provenance["rungs"] = [r.to_json() for r in rungs]
+    best.provenance["blocks"] = blocks
     if any(r.kept and r.name == "distillation" for r in rungs):
         best.provenance["method"] = "ptq+finetune"
     if interrupted:
         best.provenance["interrupted"] = True
     return best, rungs
+
+
+def check_effort(effort: str) -> None:
+    """Refuse an effort that there is not.
+
+    Raises:
+        InputError: it is none of :data:`Effort`.
+    """
+    if effort not in get_args(Effort):
+        raise InputError(f"effort is one of {', '.join(get_args(Effort))}, not {effort!r}")
 
 
 @final
@@ -200,17 +228,24 @@ def _learn(
     folder: Path | None,
     run: dict[str, Any],
     advance: Callable[[int], None] | None,
+    blocks: list[dict[str, Any]],
 ) -> None:
-    """Learned rounding, or what an earlier run left of it."""
+    """Learned rounding, or what an earlier run left of it; its rows go to ``blocks``."""
     path = None if folder is None else folder / "rounding.pt"
     found = None if path is None else read_checkpoint(path, run)
     if found is not None:
         model.load_state_dict(found.module)
+        blocks += found.history
         return
-    reconstruct(model, samples[: ladder.samples], ladder.blocks, seed=seed, advance=advance)
+
+    def done(row: ReconstructionRow) -> None:
+        blocks.append(row.to_json())
+
+    samples, how = samples[: ladder.samples], ladder.blocks
+    reconstruct(model, samples, how, seed=seed, advance=advance, on_block=done)
     if path is not None:
-        state = {k: v.clone() for k, v in model.state_dict().items()}
-        write_checkpoint(path, Checkpoint(run, 0, state, {}, torch.get_rng_state(), [], None))
+        random = torch.get_rng_state()
+        write_checkpoint(path, Checkpoint(run, 0, snapshot(model), {}, random, blocks, None))
 
 
 def _distil(
@@ -219,12 +254,21 @@ def _distil(
     ladder: Ladder,
     seed: int,
     folder: Path | None,
+    run: dict[str, Any],
     progress: bool,
 ) -> None:
     bits = narrowest(model.source)
     epochs = ladder.epochs[0 if bits >= 4 else 1 if bits == 3 else 2]
     path = None if folder is None else folder / "distillation.pt"
-    fit(model, training, epochs=epochs, seed=seed, checkpoint=path, progress=progress)
+    fit(
+        model,
+        training,
+        epochs=epochs,
+        seed=seed,
+        checkpoint=path,
+        fingerprint=run,
+        progress=progress,
+    )
     model.train()
 
 

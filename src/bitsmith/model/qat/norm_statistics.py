@@ -48,7 +48,9 @@ def reestimate_batch_norms(model: nn.Module, batches: Iterable[Any]) -> None:
     """Replace the running statistics by those of ``batches``, which count alike.
 
     One pass in training mode, with the weights as they are rounded now. What was frozen stays
-    frozen, with the new statistics.
+    frozen, with the new statistics. For models that train with batch norms of their own: after
+    quantization without training there are none, they are folded, and the mean of each channel is
+    put back by bias correction (:func:`bitsmith.model.sequential.sequential`).
 
     Args:
         model: as of :func:`freeze_batch_norms`; its mode stays.

@@ -13,7 +13,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from bitsmith.numbers.integer.accumulate import _sums_of_products as sums_of_products
+from bitsmith.numbers.integer.accumulate import sums_of_products
 
 __all__ = ["convolve", "linear", "matmul"]
 

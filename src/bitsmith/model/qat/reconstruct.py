@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal, final
+from typing import Any, Literal, final
 
 import torch
 from torch import Tensor, nn
 
 from bitsmith.errors import DataError, InputError
-from bitsmith.model.graph.operators import run_node
+from bitsmith.model.qat.block_inputs import BlockInputs
+from bitsmith.model.qat.refusals import obstacles
 from bitsmith.model.qat.relative import RelativeAdam, step_sizes
 from bitsmith.model.qat.segments import Segment, segments
 from bitsmith.model.qat.trainable import TrainableModel
-from bitsmith.model.qat.weights import LearnedRounding
+from bitsmith.model.qat.weights import LearnedRounding, LearnedStep
+from bitsmith.model.qat.weights.kept import FrozenWeight
 
-__all__ = ["Reconstruction", "ReconstructionRow", "reconstruct"]
+__all__ = ["Reconstruction", "ReconstructionRow", "reconstruct", "tabled"]
 
 _WARM = 0.2
 """Share of the steps before the regularizer pulls roundings to 0 or 1 (arXiv 2004.10568)."""
@@ -66,18 +68,30 @@ class ReconstructionRow:
     Attributes:
         segment: first and last node.
         layers: names of its layers.
+        frozen: those whose codes stay, because 8 bits obey the machine's bound; their biases and
+            the scales of activations train.
         before, after: mean squared error of its output, against float, relative to the output's
-            mean square; of nearest (or whatever the model had) and of what was learned.
-        kept: what was learned was not better, so the block is as it was.
+            mean square; of nearest (or whatever the model had) and of what was learned. None where
+            it was not reached, or is not finite.
+        kept: what was learned was better and is there; else the block is as it was.
+        reason: why it is as it was; empty where it is not.
         seconds: of wall time.
     """
 
     segment: str
     layers: tuple[str, ...]
-    before: float
-    after: float
+    frozen: tuple[str, ...]
+    before: float | None
+    after: float | None
     kept: bool
+    reason: str
     seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what the same run gives again, as plain data: without the seconds."""
+        plain = {k: list(v) if isinstance(v, tuple) else v for k, v in vars(self).items()}
+        del plain["seconds"]
+        return plain
 
 
 def reconstruct(
@@ -87,12 +101,14 @@ def reconstruct(
     *,
     seed: int = 0,
     advance: Callable[[int], None] | None = None,
+    on_block: Callable[[ReconstructionRow], None] | None = None,
 ) -> list[ReconstructionRow]:
     """Tune every block of ``model`` in place, one after another; return one row per block.
 
     The blocks of BRECQ (arXiv 2102.05426), whose inputs are those that the quantized blocks before
     give, mixed element by element with float ones and, inside, with activations that are not
     rounded (QDrop, arXiv 2203.05740, equation 9). A block that got no better keeps what it had.
+    Interrupted (Ctrl-C), the block at hand is put back as it was.
 
     Args:
         model: in training mode; of one input and one output.
@@ -100,125 +116,180 @@ def reconstruct(
         how: the defaults if None.
         seed: of batches and of what is dropped.
         advance: told 1 after every step, for a progress bar.
+        on_block: told the row of each block when it is done, of those not reached when interrupted.
 
     Raises:
         DataError: fewer samples than a batch.
+        InputError: several inputs or outputs, no block with a layer, or a rounding to learn of
+            codes that are no integers; all faults are listed.
     """
     how = how or Reconstruction()
+    layers = model.layer_names()
+    if faults := obstacles(model.source.program.graph, layers, tabled(model), how.learn):
+        raise InputError("\n  ".join(["the model cannot be reconstructed:", *faults]))
     if len(samples) < how.batch_size:
         raise DataError(
             f"reconstruction draws {how.batch_size} samples a step, and there are {len(samples)}"
         )
-    parts = segments(model.source.program.graph, model.layer_names())
-    rows = []
+    parts = segments(model.source.program.graph, layers)
+    rows: list[ReconstructionRow] = []
+
+    def done(row: ReconstructionRow) -> None:
+        rows.append(row)
+        if on_block is not None:
+            on_block(row)
+
     with torch.random.fork_rng([]):
         torch.manual_seed(seed)
-        stream = _Stream(model, samples)
-        for part in parts:
-            stream.prepare(part)
-            layers = [n.name for n in part.nodes if n.name in model.layer_names()]
-            rows.append(_tune(model, part, layers, stream, how, advance))
-            stream.move(part)
+        try:
+            inputs = BlockInputs(model, samples)
+            for part in parts:
+                inputs.begin(part)
+                done(_tune(model, part, inputs, how, advance))
+                if part is not parts[-1]:
+                    inputs.end(part)
+        except KeyboardInterrupt:
+            for part in parts[len(rows) :]:
+                done(_row(model, part, None, None, "interrupted", 0.0))
+            raise
     return rows
 
 
-@final
-class _Stream:
-    """Inputs of the current block, as codes and in float, and its float outputs."""
+def tabled(model: TrainableModel) -> list[str]:
+    """Return the layers that train, but not as integers of a scale of their own."""
+    integers = LearnedStep | FrozenWeight
+    return [
+        n
+        for n in model.layer_names()
+        if model.norm_of(n) is not None or not isinstance(model.codes_of(n), integers)
+    ]
 
-    def __init__(self, model: TrainableModel, samples: Tensor) -> None:
-        self.model, self.chunk = model, 128
-        name = model.source.program.graph.inputs[0].name
-        self.real = samples
-        with torch.no_grad():
-            self.codes = model.centred(name, samples)
-        self.target = samples
 
-    def prepare(self, part: Segment) -> None:
-        """Compute the float outputs of ``part``."""
-        with torch.no_grad():
-            self.target = torch.cat(
-                [self._float(part, x) for x in torch.split(self.real, self.chunk)]
-            )
+def _row(
+    model: TrainableModel,
+    part: Segment,
+    before: float | None,
+    after: float | None,
+    reason: str,
+    seconds: float,
+) -> ReconstructionRow:
+    layers = _layers(model, part)
+    frozen = tuple(n for n in layers if isinstance(model.codes_of(n), FrozenWeight))
+    before, after = (e if e is not None and math.isfinite(e) else None for e in (before, after))
+    return ReconstructionRow(
+        part.name, tuple(layers), frozen, before, after, not reason, reason, seconds
+    )
 
-    def move(self, part: Segment) -> None:
-        """Go to the block after ``part``, as it is tuned now."""
-        model, program = self.model, self.model.source.program
-        if program.outcomes[part.nodes[-1].name].float_output:
-            return
-        with torch.no_grad():
-            r = model.range_of(part.output)
-            self.codes = torch.cat(
-                [
-                    (model.part(part.nodes, part.input, c, part.output) / r.scale()).round_()
-                    for c in torch.split(self.codes, self.chunk)
-                ]
-            )
-        self.real = self.target
 
-    def _float(self, part: Segment, x: Tensor) -> Tensor:
-        graph, values = self.model.source.program.graph, {part.input: x}
-        for node in part.nodes:
-            params = {role: graph.params[name] for role, name in node.params.items()}
-            values[node.name] = run_node(node, params, [values[i] for i in node.inputs])
-        return values[part.output]
+def _layers(model: TrainableModel, part: Segment) -> list[str]:
+    known = set(model.layer_names())
+    return [n.name for n in part.nodes if n.name in known]
 
 
 def _tune(
     model: TrainableModel,
     part: Segment,
-    layers: list[str],
-    stream: _Stream,
+    inputs: BlockInputs,
     how: Reconstruction,
     advance: Callable[[int], None] | None,
 ) -> ReconstructionRow:
     started = time.perf_counter()
-    power = float(stream.target.double().square().mean()) or 1.0
-    before = _error(model, part, stream) / power
-    own = _copies(model, part, layers)
-    learned = model.learn_rounding(layers) if how.learn == "rounding" else {}
-    rounding, others = _parameters(model, part, layers, learned)
+    power = float(inputs.target.double().square().mean()) or 1.0
+    before = inputs.error(part) / power
+    own = _copies(model, part)
+    try:
+        if not _descend(model, part, inputs, how, power, advance):
+            return _row(model, part, before, before, "nothing in it trains", 0.0)
+        after = inputs.error(part) / power
+    except BaseException:
+        _restore(own)
+        raise
+    reason = ""
+    if not after < before:
+        reason = "what was learned is no nearer" if math.isfinite(after) else "it diverged"
+        _restore(own)
+    return _row(model, part, before, after, reason, time.perf_counter() - started)
+
+
+def _descend(
+    model: TrainableModel,
+    part: Segment,
+    inputs: BlockInputs,
+    how: Reconstruction,
+    power: float,
+    advance: Callable[[int], None] | None,
+) -> bool:
+    """Train what is in ``part``; return whether there is anything."""
+    learned = model.learn_rounding(_layers(model, part)) if how.learn == "rounding" else {}
+    try:
+        optimizer = _optimizer(model, part, learned, how)
+        if optimizer is None:
+            return False
+        model.drop = how.drop
+        first = [g["lr"] for g in optimizer.param_groups]
+        for step in range(how.steps):
+            t = step / how.steps
+            for group, rate in zip(optimizer.param_groups, first, strict=True):
+                group["lr"] = rate * (1 + math.cos(math.pi * t)) / 2
+            pick = torch.randint(len(inputs.real), (how.batch_size,))
+            out = model.part(
+                part.nodes, part.input, inputs.drawn(part, pick, how.drop), part.output
+            )
+            loss = (out - inputs.target[pick]).square().mean() / power
+            loss = loss + _undecided(learned, t, how.weight)
+            optimizer.zero_grad(set_to_none=True)
+            torch.autograd.backward(loss)
+            optimizer.step()
+            if advance is not None:
+                advance(1)
+    finally:
+        model.drop = 0.0
+        model.end_rounding(learned)
+        model.zero_grad(set_to_none=True)
+    return True
+
+
+def _optimizer(
+    model: TrainableModel,
+    part: Segment,
+    learned: Mapping[str, LearnedRounding],
+    how: Reconstruction,
+) -> RelativeAdam | None:
+    layers = _layers(model, part)
+    rounding = [r.v for r in learned.values()]
+    if not learned:
+        rounding = [p for p in model.weights_of(layers) if p.requires_grad]
+    others = [*model.biases_of(layers), *_scales(model, part)]
     lr = how.lr or (6e-3 if how.learn == "weights" else 1e-2)
     groups = [{"params": rounding, "lr": lr}, {"params": others, "lr": how.scale_lr}]
     groups = [g for g in groups if g["params"]]
-    if not groups:
-        return ReconstructionRow(part.name, tuple(layers), before, before, True, 0.0)
-    optimizer = RelativeAdam(
-        groups, sizes={r.v: torch.ones(()) for r in learned.values()} | step_sizes(model)
-    )
-    first = [g["lr"] for g in optimizer.param_groups]
-    model.drop = how.drop
-    for step in range(how.steps):
-        t = step / how.steps
-        for group, rate in zip(optimizer.param_groups, first, strict=True):
-            group["lr"] = rate * (1 + math.cos(math.pi * t)) / 2
-        pick = torch.randint(len(stream.real), (how.batch_size,))
-        loss = _loss(model, part, stream, pick, how.drop) / power
-        if learned and t >= _WARM:
-            share = (t - _WARM) / (1 - _WARM)
-            exponent = _SHARPEST + (_SOFTEST - _SHARPEST) * (1 + math.cos(math.pi * share)) / 2
-            count = sum(r.v.numel() for r in learned.values())
-            loss = loss + how.weight * sum(r.undecided(exponent) for r in learned.values()) / count
-        optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss)
-        optimizer.step()
-        if advance is not None:
-            advance(1)
-    model.drop = 0.0
-    model.end_rounding(learned)
-    after = _error(model, part, stream) / power
-    kept = not after < before
-    if kept:
-        _restore(own)
-    seconds = time.perf_counter() - started
-    return ReconstructionRow(part.name, tuple(layers), before, after, kept, seconds)
+    sizes = {r.v: torch.ones(()) for r in learned.values()} | step_sizes(model)
+    return RelativeAdam(groups, sizes=sizes) if groups else None
 
 
-def _copies(
-    model: TrainableModel, part: Segment, layers: list[str]
-) -> list[tuple[nn.Parameter, Tensor]]:
+def _undecided(learned: Mapping[str, LearnedRounding], t: float, weight: float) -> Tensor | float:
+    """Return the regularizer of AdaRound at the share ``t`` of the steps."""
+    if not learned or t < _WARM:
+        return 0.0
+    share = (t - _WARM) / (1 - _WARM)
+    exponent = _SHARPEST + (_SOFTEST - _SHARPEST) * (1 + math.cos(math.pi * share)) / 2
+    count = sum(r.v.numel() for r in learned.values())
+    total = torch.stack([r.undecided(exponent) for r in learned.values()]).sum()
+    return weight * total / count
+
+
+def _scales(model: TrainableModel, part: Segment) -> list[nn.Parameter]:
+    """Scales that the block may move: not that of its input, which the block before has given."""
+    given: set[int] = set()
+    if part.input in model.source.program.encodings:
+        given = {id(p) for p in model.range_of(part.input).parameters()}
+    return [p for p in model.scales_of(part.nodes) if id(p) not in given]
+
+
+def _copies(model: TrainableModel, part: Segment) -> list[tuple[nn.Parameter, Tensor]]:
     """Every parameter that the tuning of ``part`` may change, with its value."""
-    lists = model.weights_of(layers), model.biases_of(layers), model.scales_of(part.nodes)
+    layers = _layers(model, part)
+    lists = model.weights_of(layers), model.biases_of(layers), _scales(model, part)
     return [(p, p.detach().clone()) for parameters in lists for p in parameters]
 
 
@@ -226,37 +297,3 @@ def _copies(
 def _restore(copies: list[tuple[nn.Parameter, Tensor]]) -> None:
     for parameter, value in copies:
         parameter.copy_(value)
-
-
-def _parameters(
-    model: TrainableModel, part: Segment, layers: list[str], learned: dict[str, LearnedRounding]
-) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    rounding = [r.v for r in learned.values()]
-    others = [*model.biases_of(layers), *model.scales_of(part.nodes)]
-    if not learned:
-        rounding = [p for p in model.weights_of(layers) if p.requires_grad]
-    return rounding, others
-
-
-def _loss(
-    model: TrainableModel, part: Segment, stream: _Stream, pick: Tensor, drop: float
-) -> Tensor:
-    codes = stream.codes[pick]
-    if drop:
-        scale = model.range_of(part.input).scale().detach()
-        codes = torch.where(torch.rand_like(codes) < drop, stream.real[pick] / scale, codes)
-    out = model.part(part.nodes, part.input, codes, part.output)
-    return (out - stream.target[pick]).square().mean()
-
-
-@torch.no_grad()
-def _error(model: TrainableModel, part: Segment, stream: _Stream) -> float:
-    total = 0.0
-    for codes, target in zip(
-        torch.split(stream.codes, stream.chunk),
-        torch.split(stream.target, stream.chunk),
-        strict=True,
-    ):
-        out = model.part(part.nodes, part.input, codes, part.output)
-        total += float((out - target).double().square().sum())
-    return total / stream.target.numel()

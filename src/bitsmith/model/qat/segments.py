@@ -17,8 +17,8 @@ class Segment:
     """Nodes between two places where a single tensor carries everything.
 
     Attributes:
-        nodes: in order.
-        input: the one tensor that comes in; None for several (then there is one segment).
+        nodes: in order; constants that they read are among them, also of earlier segments.
+        input: the one tensor that comes in.
         output: the one tensor that goes out.
     """
 
@@ -28,8 +28,9 @@ class Segment:
 
     @property
     def name(self) -> str:
-        """First and last node."""
-        first, last = self.nodes[0].name, self.nodes[-1].name
+        """First and last node that computes something."""
+        computed = [n.name for n in self.nodes if n.op != "constant"]
+        first, last = computed[0], computed[-1]
         return first if first == last else f"{first} … {last}"
 
 
@@ -37,8 +38,9 @@ def segments(graph: Graph, layers: Iterable[str]) -> list[Segment]:
     """Return the graph cut wherever exactly one tensor is still needed, with layers in each part.
 
     The blocks of arXiv 2102.05426, section 3.2, found from the graph: a residual block has two
-    live tensors inside and one at its ends. Parts without a layer join the part before them; a
-    graph with several inputs or outputs that meet nowhere is one segment, or none.
+    live tensors inside and one at its ends. Parts without a layer join the part after them, at the
+    end that before them. A graph of several inputs or outputs has none, as one without layers:
+    :func:`bitsmith.model.qat.refusals.obstacles` says so before any work.
 
     Args:
         graph: placed.
@@ -59,7 +61,14 @@ def segments(graph: Graph, layers: Iterable[str]) -> list[Segment]:
     if rest and found:
         last = found.pop()
         found.append(Segment((*last.nodes, *rest), last.input, graph.outputs[0]))
-    return found
+    return [_with_constants(graph, part) for part in found]
+
+
+def _with_constants(graph: Graph, part: Segment) -> Segment:
+    own = {n.name for n in part.nodes}
+    read = {i for n in part.nodes for i in n.inputs} - own
+    missing = [n for n in graph if n.op == "constant" and n.name in read]
+    return Segment((*missing, *part.nodes), part.input, part.output)
 
 
 def _cuts(graph: Graph) -> list[tuple[int, str]]:

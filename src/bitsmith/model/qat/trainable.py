@@ -138,12 +138,13 @@ class TrainableModel(nn.Module):
 
         Args:
             nodes: a stretch of the graph that reads nothing but ``name``.
-            name: a quantized tensor.
-            codes: its centred codes, float32; they need not be whole.
+            name: a tensor.
+            codes: its centred codes, float32, which need not be whole; of one that is not
+                quantized its values.
             output: computed by one of the nodes.
         """
         state = self._pass()
-        state.codes[name] = codes
+        (state.codes if name in self._roots else state.reals)[name] = codes
         for node in nodes:
             state.run(node)
         return state.real(output)

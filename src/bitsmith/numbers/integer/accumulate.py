@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from bitsmith.errors import DataError
 
-__all__ = ["conv_accumulate", "linear_accumulate", "matmul_accumulate"]
+__all__ = ["conv_accumulate", "linear_accumulate", "matmul_accumulate", "sums_of_products"]
 
 _FLOAT32_INTEGERS = 1 << 24
 
@@ -62,7 +62,7 @@ def conv_accumulate(
     dtype = _exact_dtype(x, x_zero_point, weight)
     conv = functional.conv1d if rank == 1 else functional.conv2d
     steps = (_per_axis(stride, rank), _per_axis(padding, rank), _per_axis(dilation, rank))
-    with _sums_of_products():
+    with sums_of_products():
         sums = conv(_centred(x, x_zero_point, dtype), weight.to(dtype), None, *steps, groups)
     return _with_bias(sums, bias, (-1, *(1,) * rank))
 
@@ -109,6 +109,25 @@ def matmul_accumulate(a: Tensor, a_zero_point: int, b: Tensor, b_zero_point: int
     dtype = torch.float32 if bound <= _FLOAT32_INTEGERS else torch.float64
     sums = _centred(a, a_zero_point, dtype) @ _centred(b, b_zero_point, dtype)
     return _to_int32(sums)
+
+
+@contextlib.contextmanager
+def sums_of_products() -> Iterator[None]:
+    """Within it convolutions multiply and add, and nothing else.
+
+    Algorithms that transform (Winograd, FFT) leave the whole numbers: NNPACK is switched off, and
+    where the machine is no x86 also oneDNN, which may choose Winograd on Arm.
+
+    >>> with sums_of_products():
+    ...     torch.nn.functional.conv1d(torch.ones(1, 1, 3), torch.ones(1, 1, 2)).tolist()
+    [[[2.0, 2.0]]]
+    """
+    with torch.backends.nnpack.flags(enabled=False):
+        if platform.machine().lower() in ("x86_64", "amd64"):
+            yield
+            return
+        with torch.backends.mkldnn.flags(enabled=False):
+            yield
 
 
 def _check(name: str, x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
@@ -164,14 +183,3 @@ def _to_int32(sums: Tensor) -> Tensor:
 def _per_axis(value: Sequence[int] | int, rank: int) -> tuple[int, ...]:
     values = (value,) if isinstance(value, int) else tuple(value)
     return values * rank if len(values) == 1 else values
-
-
-@contextlib.contextmanager
-def _sums_of_products() -> Iterator[None]:
-    """Keep out convolution algorithms that transform: NNPACK, and oneDNN's choice on Arm."""
-    with torch.backends.nnpack.flags(enabled=False):
-        if platform.machine().lower() in ("x86_64", "amd64"):
-            yield
-            return
-        with torch.backends.mkldnn.flags(enabled=False):
-            yield

@@ -110,10 +110,11 @@ class GraphWriter:
         self.add("DequantizeLinear", [codes, *self._encoding(tensor)], output)
 
     def bias(self, layer: str, bias: Tensor, scale: Tensor) -> str:
-        """Emit an int32 bias with its scales; return the name of its real values."""
+        """Emit an int32 bias with its scales ``[O]`` or ``[]``; return the name of its values."""
         codes = self.constant(f"{layer}.bias_codes", bias)
         steps = self.constant(f"{layer}.bias_scale", scale)
-        return self.add("DequantizeLinear", [codes, steps], f"{layer}.bias", axis=0)
+        axis = 0 if scale.dim() else None
+        return self.add("DequantizeLinear", [codes, steps], f"{layer}.bias", axis=axis)
 
     def free_axes(self, tensor: str, count: int) -> str:
         """Return the name of the first ``count`` sizes of ``tensor``, int64."""

@@ -133,7 +133,7 @@ def _float_params(writer: GraphWriter, node: Node) -> dict[str, str]:
     layer = writer.program.layers.get(node.name)
     if layer is not None:
         codes = writer.constant(f"{node.name}.weight_codes", layer.weight.codes)
-        rows = layer.weight.scale.reshape(-1, 1)
+        rows = layer.weight.scale.reshape(-1, 1).expand(len(layer.weight.codes), 1)
         return {"weight": codes, "scale": writer.constant(f"{node.name}.weight_scale", rows)}
     return {
         role: writer.constant(name, writer.program.graph.params[name])
@@ -253,7 +253,8 @@ def _integer_params(writer: GraphWriter, node: Node, weights: WeightForm) -> dic
     params = {"weight": write_weight(writer, node.name, layer, weights)}
     if layer.bias is not None:
         x_scale = torch.tensor(program.encodings[node.inputs[0]].scale, dtype=torch.float32)
-        step = x_scale * layer.weight.scale.reshape(-1)
+        scale = layer.weight.scale
+        step = x_scale * (scale.reshape(-1) if scale.dim() else scale)
         params["bias"] = writer.bias(node.name, layer.bias, step)
     return params
 

@@ -42,11 +42,13 @@ def write_weight(writer: GraphWriter, name: str, layer: IntegerLayer, form: Weig
     codes = _packed(writer, name, layer) if form == "packed" else None
     if codes is None:
         codes = writer.constant(f"{name}.weight_codes", layer.weight.codes)
-    scale = writer.constant(f"{name}.weight_scale", layer.weight.scale.reshape(-1))
+    shape, axis = ((), None) if layer.weight.scale.dim() == 0 else ((-1,), 0)
+    scale = writer.constant(f"{name}.weight_scale", layer.weight.scale.reshape(shape))
     # ONNX Runtime fuses a Gemm only when the zero points, though all 0, are written out.
-    zero = np.zeros(layer.weight.scale.numel(), np.int8)
-    points = writer.constant(f"{name}.weight_zero_point", zero)
-    return writer.add("DequantizeLinear", [codes, scale, points], f"{name}.weight", axis=0)
+    points = writer.constant(
+        f"{name}.weight_zero_point", layer.weight.zero_point.reshape(shape).to(torch.int8)
+    )
+    return writer.add("DequantizeLinear", [codes, scale, points], f"{name}.weight", axis=axis)
 
 
 def needed_opset(initializers: Mapping[str, onnx.TensorProto], least: int) -> int:

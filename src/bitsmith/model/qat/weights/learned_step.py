@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import final
 
 import torch
@@ -10,8 +9,8 @@ from torch import Tensor, nn
 
 from bitsmith.algorithms.roundings.searched import Searched
 from bitsmith.model.convert import IntegerLayer
-from bitsmith.model.qat.codes import COLLAPSE, Start, WeightCodes, wide
-from bitsmith.model.qat.straight_through import damped, quantize_real
+from bitsmith.model.qat.codes import LearnedScales, Start, wide
+from bitsmith.model.qat.straight_through import quantize_real
 from bitsmith.numbers.formats.integer import int8, ternary
 from bitsmith.numbers.qtensor import QTensor
 
@@ -28,30 +27,25 @@ the first steps of an optimizer would undo thousands of such choices at once.
 
 
 @final
-class LearnedStep(WeightCodes, name="learned-step"):
+class LearnedStep(LearnedScales, name="learned-step"):
     """LSQ (arXiv 1902.08153): the weight and one step size for each output channel train.
 
     ``codes = clamp(round(w / s))`` with ``s = start · exp(log_scale)``. It starts with the codes
     that rounding without training found: each weight is moved as little as gives its code.
 
     Attributes:
-        weight: float32 ``[O, …]``, the parameter that trains.
-        log_scale: float32 ``[O]``; 0 at first.
         low, high: smallest and largest code.
     """
 
     learns = frozenset({"lsq"})
     gradual = True
-    start: Tensor
 
     def begin(self, start: Start) -> None:
         weight, scale = start.weight.detach(), start.scales
         self.limit = float(start.limit if self.given.format == int8 else self.given.code_max)
         if self.limit < self.given.code_max:
-            scale = torch.maximum(scale, weight.flatten(1).abs().amax(1) / self.limit)
-        self.weight = nn.Parameter(weight.clone())
-        self.register_buffer("start", scale)
-        self.log_scale = nn.Parameter(torch.zeros_like(scale))
+            scale = torch.maximum(scale, _largest(weight, len(scale)) / self.limit)
+        self.place(weight, scale)
         if self.limit >= self.given.code_max:
             self.settle(start.layer.weight.codes.float())
         self._float, self._untouched = weight, self.weight._version
@@ -72,29 +66,13 @@ class LearnedStep(WeightCodes, name="learned-step"):
     def fits(cls, layer: IntegerLayer) -> bool:
         return layer.table is None and layer.weight.scheme.format != ternary
 
-    @property
-    def own(self) -> Tensor:
-        return self.weight
-
-    def scale(self) -> Tensor:
-        """Return the step sizes, float32 ``[O]``."""
-        factor = 1 / math.sqrt(max(self.weight[0].numel(), 1) * max(self.high, 1.0))
-        return self.start * damped(self.log_scale, factor).exp()
-
-    @property
-    def base(self) -> Tensor:
-        return self.start
-
-    def collapsed(self) -> int:
-        return int((self.log_scale < COLLAPSE).sum())
-
     @torch.no_grad()
     def restart(self, weight: Tensor) -> None:
         if self.weight._version == self._untouched:  # with more bits the float weight says more
             weight = self._float
             self.weight.copy_(weight)
         found = Searched(_STEPS)(weight, self.scheme).qtensor.scale.reshape(-1)
-        empty = weight.flatten(1).abs().amax(1) == 0
+        empty = _largest(weight, len(self.start)) == 0
         self.start.copy_(torch.where(empty, self.scale(), found))
         self.log_scale.zero_()
 
@@ -108,6 +86,11 @@ class LearnedStep(WeightCodes, name="learned-step"):
         scale = wide(self.scale(), codes)
         cell = (self.weight / scale).clamp(self.low, self.high)
         self.weight.copy_(torch.minimum(torch.maximum(cell, codes - _CELL), codes + _CELL) * scale)
+
+
+def _largest(weight: Tensor, scales: int) -> Tensor:
+    """Largest magnitude under each scale: of each output channel, or of all together."""
+    return weight.reshape(scales, -1).abs().amax(1)
 
 
 @final

@@ -67,7 +67,7 @@ class MinMaxCodes(WeightCodes, name="minmax"):
         """The scales follow by themselves."""
 
     def quantized(self, weight: Tensor) -> tuple[Tensor, Tensor]:
-        size = weight.detach().flatten(1).abs()
+        size = weight.detach().reshape(len(self.floor), -1).abs()  # [scales, …]
         mean = size.mean(1)
         if self.binary:
             scale = torch.maximum(mean, self.floor)
@@ -84,7 +84,7 @@ class MinMaxCodes(WeightCodes, name="minmax"):
             low, high = max(low, -float(self.limit)), min(high, float(self.limit))
             scale = size.amax(1) / high
         elif bool(torch.isfinite(mean).all()):
-            ends = value_range(weight.detach(), (len(weight), *[1] * (weight.dim() - 1)))
+            ends = value_range(weight.detach(), (len(self.floor), *[1] * (weight.dim() - 1)))
             scale = scale_parameters(*ends, scheme).scale.reshape(-1)
         else:
             scale = torch.full_like(mean, torch.nan)  # training diverged: the loss shows it

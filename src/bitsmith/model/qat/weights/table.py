@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, cast, final
 
 import torch
 from torch import Tensor, nn
 
 from bitsmith.model.convert import IntegerLayer
-from bitsmith.model.qat.codes import COLLAPSE, Start, WeightCodes, is_binary, wide
-from bitsmith.model.qat.straight_through import bounded, damped
+from bitsmith.model.qat.codes import FixedLevels, Start, is_binary, wide
+from bitsmith.model.qat.straight_through import bounded
 
 __all__ = ["TableCodes"]
 
 
 @final
-class TableCodes(WeightCodes, name="table"):
+class TableCodes(FixedLevels, name="table"):
     """Every code is the nearest entry of the layer's table, and entries, scales and weights train.
 
     ``codes = table[nearest(w / s)]``, ``table = round(limit · entries)``. The gradient of an entry
@@ -26,47 +25,29 @@ class TableCodes(WeightCodes, name="table"):
     number of entries never changes.
 
     Attributes:
-        weight: float32 ``[O, …]``.
-        log_scale: float32 ``[O]``; 0 at first.
         entries: float32 ``[E]``, as shares of the largest code that the machine is exact on.
     """
 
     learns = frozenset({"lsq", "minmax"})
-    start: Tensor
 
     def begin(self, start: Start) -> None:
-        layer, weight = start.layer, start.weight
-        assert layer.table is not None
+        assert start.layer.table is not None
         self.limit = float(start.limit)
-        self.weight = nn.Parameter(weight.detach().clone())
-        self.register_buffer("start", start.scales)
-        self.log_scale = nn.Parameter(torch.zeros_like(start.scales))
-        self.entries = nn.Parameter(layer.table.to(torch.float32) / self.limit)
-        self._factor = 1 / math.sqrt(max(weight[0].numel(), 1) * self.limit)
+        self.place(start.weight, start.scales)
+        self.entries = nn.Parameter(start.layer.table.to(torch.float32) / self.limit)
 
     @classmethod
     def fits(cls, layer: IntegerLayer) -> bool:
         return layer.table is not None and not is_binary(layer)
 
     @property
-    def own(self) -> Tensor:
-        return self.weight
+    def high(self) -> float:
+        return self.limit
 
-    @property
-    def base(self) -> Tensor:
-        return self.start
-
-    def collapsed(self) -> int:
-        return int((self.log_scale < COLLAPSE).sum())
-
-    def restart(self, weight: Tensor) -> None:
-        """Its codes have no other number of bits."""
-
-    def quantized(self, weight: Tensor) -> tuple[Tensor, Tensor]:
-        scale = self.start * damped(self.log_scale, self._factor).exp()
+    def levels(self, weight: Tensor, scale: Tensor) -> Tensor:
         table = bounded(self.entries, -1.0, 1.0) * self.limit
         apply = cast(Any, _Nearest).apply
-        return cast(Tensor, apply(weight, wide(scale, weight), table)), scale
+        return cast(Tensor, apply(weight, wide(scale, weight), table))
 
 
 class _Nearest(torch.autograd.Function):
