@@ -11,7 +11,7 @@ namespace {
 constexpr int64_t kPanels = 4;    // of a task
 constexpr int64_t kSumRows = 96;  // whose sums stay in the first-level cache; see make_cut
 
-const IntegerKernels& kernels_for(int bits) {
+const IntegerKernels& kernels_for([[maybe_unused]] int bits) {
   switch (bsk_in_use()) {
 #if defined(__x86_64__)
     case BSK_AMX:

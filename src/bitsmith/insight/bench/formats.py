@@ -120,12 +120,13 @@ def _contenders(
         Contender(r.name, "bitsmith", packed_layers(r.scheme, r.activation), r.rival)
         for r in recipes
     ]
+    integers = any(r.scheme.affine for r in recipes)
     others = [
         *torch_contenders(*kind),
         *onnxruntime_contenders(*kind),
         *ggml_contenders(*kind, ggml),
     ]
-    return (Contender(FLOAT, FLOAT, float_layers), *own, *others)
+    return (Contender(FLOAT, FLOAT, float_layers), *own, *(others if integers else ()))
 
 
 def _named(bits: int, group: int | None) -> str:

@@ -71,6 +71,10 @@ def _prepare(kind: int, folder: Path | None) -> Callable[[Job], Prepared]:
     return prepare
 
 
+#: A log that goes nowhere; the library keeps it for good.
+_SILENT = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)(lambda *_: None)
+
+
 @final
 class _InitParams(ctypes.Structure):
     _fields_ = [
@@ -103,12 +107,14 @@ class _Library:
     def __init__(self, folder: Path, threads: int) -> None:
         self._base = self._load(folder, "ggml-base")
         self._cpu = self._load(folder, "ggml-cpu")
+        self.pointer("ggml_log_set", _SILENT, None)
         self.backend = self.pointer("ggml_backend_cpu_init", cpu=True)
         self._compute: Callable[..., int] = self._base.ggml_backend_graph_compute
         count = ctypes.c_int(threads)
         self.pointer("ggml_backend_cpu_set_n_threads", self.backend, count, cpu=True)
         settings = _ThreadParams()
         self.pointer("ggml_threadpool_params_init", ctypes.byref(settings), count)
+        settings.poll = 1  # wait on a core for some ms and not for hundreds: others have a turn
         pool = self.pointer("ggml_threadpool_new", ctypes.byref(settings), cpu=True)
         self.pointer("ggml_backend_cpu_set_threadpool", self.backend, pool, cpu=True)
         registry = self.pointer("ggml_backend_cpu_reg", cpu=True)
@@ -158,9 +164,11 @@ class _Library:
         size = ctypes.c_size_t(values.nbytes)
         self.pointer("ggml_backend_tensor_set", tensor, values.data_ptr(), ctypes.c_size_t(0), size)
 
-    def run(self, graph: Any) -> int:
+    def run(self, graph: Any) -> None:
         """Compute a graph."""
-        return self._compute(ctypes.c_void_p(self.backend), ctypes.c_void_p(graph))
+        status = self._compute(ctypes.c_void_p(self.backend), ctypes.c_void_p(graph))
+        if status:
+            raise RuntimeError(f"ggml could not compute its graph: status {status}")
 
     def quantized(self, kind: int, weight: Tensor) -> Tensor:
         """Return the bytes of ``weight`` ``[n, k]`` in a type."""
@@ -230,11 +238,16 @@ class _Products:
         library.fill(self._x, x.contiguous())
 
     def call(self, weight: Any) -> Callable[[], object]:
-        """Return a call that multiplies by ``weight``."""
+        """Return a call that multiplies by ``weight``, and gives its product ``[rows, n]``."""
         library = self._library
         context = library.context()
         product = library.pointer("ggml_mul_mat", context, weight, self._x)
         graph = library.pointer("ggml_new_graph", context)
         library.pointer("ggml_build_forward_expand", graph, product)
         library.allocate(context)
-        return lambda: library.run(graph)
+
+        def run() -> Any:
+            library.run(graph)
+            return product
+
+        return run

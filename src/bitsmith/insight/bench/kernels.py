@@ -20,6 +20,8 @@ from bitsmith.model.speed.race import Contestant, Ratio, Times, faster, race, th
 
 __all__ = ["Absent", "Cell", "KernelSpeeds", "kernel_speeds"]
 
+_PAUSE = 0.03
+"""Seconds between turns: as long as waiting threads of OpenMP keep a core busy, and more."""
 _MEMORY = 0.4
 """Share of the free memory that the copies of all contenders of a heat may take."""
 
@@ -164,7 +166,7 @@ def _cells(
 ) -> list[Cell]:
     x = torch.randn(m, k, generator=torch.Generator().manual_seed(m))
     contestants = [Contestant(n, p.bind(x), p.products) for n, (_, p) in ready.items()]
-    times = race(contestants, seconds=seconds, turns=turns, advance=advance)
+    times = race(contestants, seconds=seconds, turns=turns, pause=_PAUSE, advance=advance)
     found = []
     for name, (contender, prepared) in ready.items():
         size = prepared.bytes

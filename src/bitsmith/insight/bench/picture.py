@@ -22,27 +22,30 @@ def kernels_figure(found: KernelSpeeds) -> Figure:
     Bars are milliseconds with the quartiles over the turns, on a logarithmic axis; the mark on
     each is how long reading its weight takes at the measured bandwidth: no bar ends left of it.
     """
-    heats = list(dict.fromkeys(c.heat for c in found.cells))
     rows = list(dict.fromkeys(c.rows for c in found.cells))
-    lines = max((len(_panel(found, m)) for m in rows), default=1) + len(heats)
+    lines = max((len(_panel(found, m)) for m in rows), default=1)
     return Figure(
         "kernels",
         f"A linear layer of {found.n}×{found.k}, {found.threads} threads",
         "Milliseconds, median and quartiles. Black marks: reading the weight at the "
         f"{found.bandwidth.bytes_per_second / 1e9:.1f} GB/s of this machine's memory.",
         lambda canvas: _draw(canvas, found, rows),
-        size=(3.4 + 2.6 * len(rows), 1.1 + 0.2 * lines),
+        size=(3.4 + 2.6 * len(rows), 1.3 + 0.2 * lines),
     )
 
 
 def _panel(found: KernelSpeeds, rows: int) -> list[Cell]:
-    """Return the cells of one number of rows; float32 once, from the first heat."""
-    cells = [c for c in found.cells if c.rows == rows]
-    first = next((c.heat for c in cells), "")
-    return [c for c in cells if c.family != "float32" or c.heat == first]
+    """Return the cells of one number of rows; what is in several heats from the first."""
+    cells: dict[str, Cell] = {}
+    for c in found.cells:
+        if c.rows == rows:
+            cells.setdefault(c.name, c)
+    return list(cells.values())
 
 
 def _draw(canvas: Canvas, found: KernelSpeeds, rows: Sequence[int]) -> None:
+    from matplotlib.ticker import LogLocator
+
     from bitsmith.insight.report.style import INK, SERIES, plain
 
     colours = dict(zip(_FAMILIES, (INK, *SERIES), strict=False))
@@ -57,6 +60,9 @@ def _draw(canvas: Canvas, found: KernelSpeeds, rows: Sequence[int]) -> None:
         axis.plot(limits, at, "|", color=INK, markersize=9, markeredgewidth=1.6,
                   label="limit of memory")  # fmt: skip
         axis.set_xscale("log")
+        axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axis.xaxis.set_major_formatter("{x:g}")
+        axis.minorticks_off()
         axis.set_title(f"{m} row{'s' if m > 1 else ''}")
         axis.set_xlabel("ms")
     axes[0][0].set_yticks(range(len(labels)), labels, fontsize=7.5)

@@ -122,7 +122,7 @@ def _effort(n: int, judged: int, options: Options) -> Effort:
         training = Training(epochs=_epochs(4, 12_000, few), limit=few, seed=seed)
         return Effort(training, min(n, 256), 1, 2, min(n, 2000), min(judged, 1000))
     training = Training(epochs=_epochs(15, 150_000, n), seed=seed)
-    return Effort(training, min(n, 1024), _epochs(1, 10_000, n), _epochs(4, 40_000, n))
+    return Effort(training, min(n, 1024), _epochs(2, 20_000, n), _epochs(4, 40_000, n))
 
 
 def _epochs(least: int, samples: int, n: int) -> int:
