@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from bitsmith.errors import InputError
+from bitsmith.model.layers.packed import PackedWeight
 from bitsmith.model.module_qat import (
     bit_schedule,
     check_finite,
@@ -27,6 +28,12 @@ from bitsmith.model.module_qat import (
     weight_quantizers,
 )
 from bitsmith.model.train import fit
+
+
+@pytest.fixture(autouse=True)
+def _multiplied_by_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the trained weights are, so that bits can be compared; native sums have another order."""
+    monkeypatch.setattr(PackedWeight, "ready", lambda self: False)
 
 
 class Net(nn.Module):
