@@ -74,6 +74,10 @@ int64_t bsk_packed_bytes(const bsk_weight* weight);
 // Bytes of what `bsk_pack` wrote, `bsk_packed_bytes` at most: the rest may be cut off.
 int64_t bsk_packed_used(const bsk_weight* weight, const void* packed);
 
+// Ask for large pages, where the system has them, before memory for a packed weight is written:
+// reading it then takes fewer look-ups of addresses.
+void bsk_large_pages(void* memory, int64_t bytes);
+
 // codes [n][k], one a byte; scale [n][k/group]; zero [n][k/group], null: all `zero_all`;
 // table [tables][entries], null for integers.
 int bsk_pack(const bsk_weight* weight, const uint8_t* codes, const float* scale,

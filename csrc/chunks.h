@@ -13,6 +13,7 @@ BSK_INLINE int64_t group_of(const Block& block, int64_t chunk, int half) {
 template <class V, int bits>
 void chunk_integers(const Block& block, int64_t chunk, float* out) {
   const uint32_t* words = block.words + chunk * bits * V::kLanes;
+  ask_ahead<bits * V::kLanes>(words);
   unroll<kQuads>([&](auto q) BSK_INLINED {
     constexpr int quad = decltype(q)::value;
     const int64_t group = group_of(block, chunk, quad / 4);
@@ -30,6 +31,7 @@ void chunk_integers(const Block& block, int64_t chunk, float* out) {
 template <class V, int bits>
 void chunk_table(const Block& block, int64_t chunk, float* out) {
   const uint32_t* words = block.words + chunk * bits * V::kLanes;
+  ask_ahead<bits * V::kLanes>(words);
   with_place<V, bits>(block, [&](auto place) BSK_INLINED {
     const Table<V, bits, decltype(place)::value> table(block);
     unroll<kQuads>([&](auto q) BSK_INLINED {
@@ -49,6 +51,7 @@ void chunk_table(const Block& block, int64_t chunk, float* out) {
 template <class V, int bits>
 void chunk_codes(const Block& block, int64_t chunk, uint32_t* out) {
   const uint32_t* words = block.words + chunk * bits * V::kLanes;
+  ask_ahead<bits * V::kLanes>(words);
   unroll<kQuads>([&](auto q) BSK_INLINED {
     constexpr int quad = decltype(q)::value;
     V::store_ints(out + quad * V::kLanes, clean_quad<V, bits, quad>(words));

@@ -17,6 +17,17 @@ using bitsmith::plane_word;
 constexpr uint32_t code_mask(int bits) { return (1u << bits) - 1; }
 constexpr bool one_plane(int bits) { return (bits & (bits - 1)) == 0; }
 
+// Bytes that are asked for in advance.
+constexpr int kAhead = 2048;
+
+// The processor stops looking ahead where a page ends.
+template <int words>
+BSK_INLINE void ask_ahead(const uint32_t* chunk) {
+  for (int word = 0; word < words; word += 16) {
+    __builtin_prefetch(reinterpret_cast<const char*>(chunk + word) + kAhead);
+  }
+}
+
 template <class V>
 BSK_INLINE typename V::Int load_word(const uint32_t* chunk, int word) {
   return V::load(chunk + word * V::kLanes);

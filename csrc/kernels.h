@@ -30,6 +30,7 @@ struct Kernels {
   void (*float_product[kRowCounts])(const Block& block, DecodeFloats decode, const float* x,
                                     float* out);  // [log2 rows]
   // out[row][lane] = Σ_g scale_g · float(Σ (u − zero_g) · x), of one group without the scale.
+  // `decode`: null where the weight has 8 bits.
   void (*code_product[kRowCounts])(const Block& block, DecodeCodes decode, const CodeRows& x,
                                    float* out);
 

@@ -1,4 +1,5 @@
 // y = x · wᵀ + bias.
+#include <atomic>
 #include <cstring>
 
 #include "dispatch.h"
@@ -14,6 +15,8 @@ namespace {
 constexpr int64_t kFewRows = 16;
 // Codes times rows below which one thread is done before another has begun.
 constexpr int64_t kSmallWork = 1 << 16;
+// Elements of x that one thread prepares before another has begun.
+constexpr int64_t kSmallRows = 1 << 13;
 // Columns of a group up to which its sum stays in 32 bits, whatever the codes.
 constexpr int64_t kMostSummed = (int64_t{1} << 31) / (255 * 127) - 1;
 constexpr int64_t kMostValues = int64_t{1} << 46;  // of x
@@ -38,8 +41,9 @@ struct Product {
   int32_t* sums;      // [stored group][rows]
   float* sums_real;
   float* row_scales;  // [m]
-  float* wide;        // a row as float32
-  int8_t* codes;      // and as int8
+  float* wide;        // [m][k] as float32
+  int8_t* codes;      // [m][k] as int8
+  std::atomic<int> error{BSK_OK};
 
   int64_t bands() const { return (m + kMostRows - 1) / kMostRows; }
   int rows_of(int64_t band) const {
@@ -77,20 +81,27 @@ int prepare_row(const Product& p, int64_t row) {
   const Layout& layout = p.layout;
   const int64_t band = row / kMostRows, at = row % kMostRows, first = band * kMostRows;
   const int step = 1 << row_step(p.rows_of(band));
-  p.kernels->widen(p.type, p.x + row * p.x_stride * p.element(), layout.k, p.wide);
+  float* wide = p.wide + row * layout.k;
+  p.kernels->widen(p.type, p.x + row * p.x_stride * p.element(), layout.k, wide);
   if (p.rows == BSK_ROWS_FLOAT) {
-    spread(layout, p.wide, layout.group, layout.padded, step,
+    spread(layout, wide, layout.group, layout.padded, step,
            p.floats + first * layout.columns() + at);
     return BSK_OK;
   }
-  if (!p.kernels->quantize(p.wide, layout.k, p.codes, p.row_scales + row)) return BSK_NOT_FINITE;
-  spread_codes(layout, p.codes, step, p.quads + first * layout.columns() / 4 + at);
+  int8_t* codes = p.codes + row * layout.k;
+  if (!p.kernels->quantize(wide, layout.k, codes, p.row_scales + row)) return BSK_NOT_FINITE;
+  spread_codes(layout, codes, step, p.quads + first * layout.columns() / 4 + at);
   for (int64_t g = 0; g < layout.groups; ++g) {
     const int64_t to = first * layout.stored_groups + g * step + at;
-    p.sums[to] = p.kernels->sum_codes(p.codes + g * layout.group, layout.group);
+    p.sums[to] = p.kernels->sum_codes(codes + g * layout.group, layout.group);
     p.sums_real[to] = static_cast<float>(p.sums[to]);
   }
   return BSK_OK;
+}
+
+void prepare_item(int64_t row, void* state) {
+  auto* p = static_cast<Product*>(state);
+  if (const int error = prepare_row(*p, row)) p->error.store(error, std::memory_order_relaxed);
 }
 
 // Finish one row of a block: scales, bias and type, in the order that the definition has.
@@ -127,7 +138,8 @@ void multiply_codes(const Product& p, const Block& block, int64_t first, int ste
                    p.sums_real + first * layout.stored_groups};
   const auto one_row = p.kernels->one_row_codes[width];
   if (step == 0 && one_row) return one_row(block, x, out);
-  p.kernels->code_product[step](block, p.kernels->decode_codes[width], x, out);
+  const auto decode = layout.bits == 8 ? nullptr : p.kernels->decode_codes[width];
+  p.kernels->code_product[step](block, decode, x, out);
 }
 
 void multiply_floats(const Product& p, const Block& block, int64_t first, int step, float* out) {
@@ -176,7 +188,7 @@ bool reserve(Product* p) {
   const int64_t sums = rows * layout.stored_groups;
   const bool integers = p->rows == BSK_ROWS_INT8;
   const int64_t product = rows * columns * (integers ? 1 : 4);
-  const int64_t wide = layout.k * 4 + 64, codes = integers ? layout.k + 64 : 0;
+  const int64_t wide = p->m * layout.k * 4, codes = integers ? p->m * layout.k : 0;
   const int64_t bytes = product + (integers ? 8 * sums + 4 * rows : 0) + wide + codes + 256;
   auto* at = static_cast<uint8_t*>(scratch(kScratchRows, bytes));
   if (!at) return false;
@@ -204,10 +216,10 @@ bool reserve(Product* p) {
 int few_rows(Product* p, int threads) {
   if (p->rows == BSK_ROWS_INT8 && p->layout.group > kMostSummed) return BSK_UNSUPPORTED;
   if (p->m > kMostValues / p->layout.columns() || !reserve(p)) return BSK_NO_MEMORY;
-  for (int64_t row = 0; row < p->m; ++row) {
-    if (const int error = prepare_row(*p, row)) return error;
-  }
   const Layout& layout = p->layout;
+  const bool together = p->m * layout.k < kSmallRows;
+  parallel(p->m, together ? 1 : threads, prepare_item, p);
+  if (const int error = p->error.load(std::memory_order_relaxed)) return error;
   if (layout.n * layout.k * p->m < kSmallWork) threads = 1;
   // Some items a thread, so that none waits long for another.
   const int64_t share = layout.blocks / (int64_t{threads} * 8);

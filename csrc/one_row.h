@@ -13,9 +13,6 @@ using bitsmith::CodeRows;
 // Sums that are independent of each other: one would wait for each addition.
 constexpr int kChains = 4;
 
-// Bytes that are asked for in advance.
-constexpr int kAhead = 2048;
-
 // Take a block half chunk by half chunk (16 columns): begin(group), half(chunk's words, its
 // number, constant 0 or 1) …, end(group).
 template <int chunk_words, class Begin, class Half, class End>
@@ -24,9 +21,7 @@ BSK_INLINE void walk(const Block& block, Begin begin, Half half, End end) {
   const bool two_groups = block.group_chunks == 0;
   int64_t group = 0, left = 0;  // chunks of the group
   for (int64_t chunk = 0; chunk < block.chunks; ++chunk, words += chunk_words) {
-    for (int word = 0; word < chunk_words; word += 16) {
-      __builtin_prefetch(reinterpret_cast<const char*>(words + word) + kAhead);
-    }
+    ask_ahead<chunk_words>(words);
     if (left == 0) {
       begin(group);
       left = two_groups ? 1 : block.group_chunks;
@@ -59,6 +54,27 @@ struct FloatSums {
   }
 };
 
+template <class V, int bits, Place place>
+BSK_INLINE void one_row_looked_up(const Block& block, const float* x, float* out) {
+  FloatSums<V> sums;
+  const Table<V, bits, place> table(block);
+  walk<bits * V::kLanes>(
+      block, [&](int64_t) BSK_INLINED { sums.begin(); },
+      [&](const uint32_t* words, int64_t chunk, auto half) BSK_INLINED {
+        const float* at = x + chunk * kChunk;
+        unroll<4>([&](auto q) BSK_INLINED {
+          constexpr int quad = 4 * decltype(half)::value + decltype(q)::value;
+          const auto codes = rough_quad<V, bits, quad>(words);
+          unroll<4>([&](auto i) BSK_INLINED {
+            constexpr int byte = decltype(i)::value;
+            sums.template add<byte>(table.template look_up<byte>(codes), at + 4 * quad + byte);
+          });
+        });
+      },
+      [&](int64_t group) BSK_INLINED { sums.end(load_scales<V>(block, group)); });
+  V::store(out, sums.total);
+}
+
 template <class V, int bits>
 void one_row_integers(const Block& block, const float* x, float* out) {
   FloatSums<V> sums;
@@ -77,27 +93,6 @@ void one_row_integers(const Block& block, const float* x, float* out) {
           unroll<4>([&](auto i) BSK_INLINED {
             constexpr int byte = decltype(i)::value;
             sums.template add<byte>(centred<V, bits, byte>(codes, origin), at + 4 * quad + byte);
-          });
-        });
-      },
-      [&](int64_t group) BSK_INLINED { sums.end(load_scales<V>(block, group)); });
-  V::store(out, sums.total);
-}
-
-template <class V, int bits, Place place>
-BSK_INLINE void one_row_looked_up(const Block& block, const float* x, float* out) {
-  FloatSums<V> sums;
-  const Table<V, bits, place> table(block);
-  walk<bits * V::kLanes>(
-      block, [&](int64_t) BSK_INLINED { sums.begin(); },
-      [&](const uint32_t* words, int64_t chunk, auto half) BSK_INLINED {
-        const float* at = x + chunk * kChunk;
-        unroll<4>([&](auto q) BSK_INLINED {
-          constexpr int quad = 4 * decltype(half)::value + decltype(q)::value;
-          const auto codes = rough_quad<V, bits, quad>(words);
-          unroll<4>([&](auto i) BSK_INLINED {
-            constexpr int byte = decltype(i)::value;
-            sums.template add<byte>(table.template look_up<byte>(codes), at + 4 * quad + byte);
           });
         });
       },

@@ -1,4 +1,8 @@
 // Into the packed form, and back.
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 #include <cmath>
 #include <cstring>
 
@@ -124,6 +128,19 @@ int64_t bsk_packed_used(const bsk_weight* weight, const void* packed) {
   Layout layout;
   if (const int error = open_packed(weight, packed, &layout)) return error;
   return layout.bytes;
+}
+
+void bsk_large_pages(void* memory, int64_t bytes) {
+#if defined(__linux__)
+  constexpr uintptr_t kPage = uintptr_t{1} << 21;
+  const auto start = reinterpret_cast<uintptr_t>(memory);
+  const uintptr_t first = (start + kPage - 1) / kPage * kPage;
+  if (!memory || bytes < 0 || start + static_cast<uintptr_t>(bytes) < first + kPage) return;
+  const uintptr_t whole = (start + static_cast<uintptr_t>(bytes) - first) / kPage * kPage;
+  madvise(reinterpret_cast<void*>(first), whole, MADV_HUGEPAGE);  // a wish: it may be refused
+#else
+  (void)memory, (void)bytes;
+#endif
 }
 
 int bsk_pack(const bsk_weight* weight, const uint8_t* codes, const float* scale,

@@ -52,9 +52,10 @@ BSK_INLINE void add_quads(const uint32_t* codes, const int32_t* x, int first, in
   }
 }
 
+// Without `decode` the weight is 8 bits wide: its words are codes, one a byte.
 template <class V, int rows>
 void code_product(const Block& block, DecodeCodes decode, const CodeRows& x, float* out) {
-  alignas(64) uint32_t codes[kQuads * V::kLanes];
+  alignas(64) uint32_t decoded[kQuads * V::kLanes];
   typename V::Int sum[rows];
   typename V::Float total[rows];
   unroll<rows>([&](auto r) BSK_INLINED { total[r] = V::real(0); });
@@ -74,7 +75,13 @@ void code_product(const Block& block, DecodeCodes decode, const CodeRows& x, flo
   int64_t group = 0, left = 0;
   begin();
   for (int64_t chunk = 0; chunk < block.chunks; ++chunk, quads += kQuads * rows) {
-    decode(block, chunk, codes);
+    const uint32_t* codes = block.words + chunk * kQuads * V::kLanes;
+    if (decode) {
+      decode(block, chunk, decoded);
+      codes = decoded;
+    } else {
+      ask_ahead<kQuads * V::kLanes>(codes);
+    }
     if (block.group_chunks == 0) {  // two groups in a chunk
       add_quads<V, rows>(codes, quads, 0, kQuads / 2, sum);
       end(group++);

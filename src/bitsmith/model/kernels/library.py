@@ -45,8 +45,8 @@ class Kernels:
 
     Attributes:
         path: of the library.
-        linear, embedding, pack, unpack, packed_bytes, packed_used: the functions; pointers are
-            plain integers.
+        linear, embedding, pack, unpack, packed_bytes, packed_used, large_pages: the functions;
+            pointers are plain integers.
         team: whether the threads are those of PyTorch's OpenMP; else the library has its own.
 
     Raises:
@@ -65,6 +65,7 @@ class Kernels:
             self.pack = self._function(
                 "pack", [pointer, pointer, pointer, pointer, ctypes.c_int32, pointer, pointer]
             )
+            self.large_pages = self._function("large_pages", [pointer, long], None)
             self.unpack = self._function("unpack", [pointer] * 6)
             self.linear = self._function(
                 "linear",

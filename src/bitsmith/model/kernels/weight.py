@@ -18,6 +18,7 @@ from bitsmith.numbers.scheme import Scheme
 __all__ = [
     "Unpacked",
     "checked",
+    "in_large_pages",
     "kept_parts",
     "pack_weight",
     "refusal",
@@ -76,7 +77,7 @@ def pack_weight(q: QTensor, form: MachineForm) -> Tensor:
     if count < 0:
         fail(count, f"{q.scheme.format.name} {list(q.shape)}")
     codes, scale, zero, table = _arrays(q, form)
-    packed = torch.empty(count, dtype=torch.uint8)
+    packed = _room(library, count)
     status = library.pack(
         address,
         codes.data_ptr(),
@@ -89,7 +90,19 @@ def pack_weight(q: QTensor, form: MachineForm) -> Tensor:
     if status:
         fail(status, f"{q.scheme.format.name} {list(q.shape)}")
     used = library.packed_used(address, packed.data_ptr())
-    return packed if used == count else packed[:used].clone()
+    return packed if used == count else in_large_pages(packed[:used])
+
+
+def in_large_pages(packed: Tensor) -> Tensor:
+    """Return a copy of packed bytes, in large pages where the system has them."""
+    return _room(_library(), packed.numel()).copy_(packed)
+
+
+def _room(library: Kernels, count: int) -> Tensor:
+    """Return memory for a packed weight, not written yet."""
+    found = torch.empty(count, dtype=torch.uint8)
+    library.large_pages(found.data_ptr(), count)
+    return found
 
 
 def unpack_weight(packed: Tensor, form: MachineForm) -> Unpacked:

@@ -18,7 +18,13 @@ from bitsmith.errors import WeightsError
 from bitsmith.model.kernels import operators
 from bitsmith.model.kernels.form import MachineForm, form_of
 from bitsmith.model.kernels.library import VARIABLE, instructions, kernels, why_not
-from bitsmith.model.kernels.weight import kept_parts, pack_weight, refusal, stored_parts
+from bitsmith.model.kernels.weight import (
+    in_large_pages,
+    kept_parts,
+    pack_weight,
+    refusal,
+    stored_parts,
+)
 from bitsmith.model.layers.decoded import check_rows, decoded
 from bitsmith.numbers.qtensor import QTensor
 from bitsmith.numbers.scheme import Scheme
@@ -244,6 +250,8 @@ class PackedWeight(nn.Module):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> PackedWeight:
         twin = memo[id(self)] = type(self).__new__(type(self))
+        if self.machine is not None and id(self.machine) not in memo:
+            memo[id(self.machine)] = in_large_pages(self.machine)
         twin.__dict__ = copy.deepcopy(self.__dict__, memo)
         return twin
 
