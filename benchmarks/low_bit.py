@@ -106,6 +106,7 @@ def cell(name: str, recipe: str, effort: str, seed: int, threads: int, quick: bo
         "n": len(right),
         "difference [95 %]": f"{delta:+.2f} [{low:+.2f}, {high:+.2f}]",
         "seconds": round(seconds, 1),
+        "threads": threads,
         "peak MB": round(peak),
         "differing logits": int((theirs != ours).sum()),
         "changed predictions": int((theirs.argmax(1) != ours.argmax(1)).sum()),
