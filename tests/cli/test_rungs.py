@@ -7,7 +7,13 @@ from typing import Any
 import pytest
 
 from bitsmith.cli.output import Output
-from bitsmith.cli.rungs import blocks_table, rungs_table, stage_records
+from bitsmith.cli.rungs import (
+    blocks_table,
+    equalization_table,
+    equalized_records,
+    rungs_table,
+    stage_records,
+)
 
 RUNGS: list[dict[str, Any]] = [
     {"name": "ranges and rounding", "distance": 0.5, "agreement": 90.0, "seconds": 1, "kept": True},
@@ -40,6 +46,27 @@ BLOCKS: list[dict[str, Any]] = [
     },
 ]
 
+PAIRS: list[dict[str, Any]] = [
+    {
+        "layer": "expand",
+        "next": "depthwise",
+        "outcome": "equalized",
+        "reason": "relu instead of the clamp of expand",
+        "before": 12.0,
+        "after": 1.5,
+        "absorbed": 3,
+    },
+    {
+        "layer": "project",
+        "next": "",
+        "outcome": "skipped",
+        "reason": "add (add) lets no factor pass",
+        "before": 0.0,
+        "after": 0.0,
+        "absorbed": 0,
+    },
+]
+
 
 def test_tables(capsys: pytest.CaptureFixture[str]) -> None:
     output = Output("quantize", None)
@@ -65,6 +92,28 @@ def test_tables(capsys: pytest.CaptureFixture[str]) -> None:
 def test_without_blocks_there_is_no_table_of_them(capsys: pytest.CaptureFixture[str]) -> None:
     blocks_table(Output("quantize", None), [])
     assert capsys.readouterr().out == ""
+
+
+def test_every_layer_that_was_equalized_or_not_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    equalization_table(Output("quantize", None), [])
+    assert capsys.readouterr().out == ""
+    equalization_table(Output("quantize", None), PAIRS)
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert "expand depthwise 12 1.5 3 relu instead of the clamp of expand" in lines
+    assert "project - - - 0 skipped: add (add) lets no factor pass" in lines
+    assert "1 of 2 layers equalized" in lines
+    found = [r.to_json() for r in equalized_records(PAIRS, {"model": "m"})]
+    assert [(r["layer"], r["outcome"]) for r in found] == [
+        ("expand", "equalized"),
+        ("project", "skipped"),
+    ]
+    assert (found[0]["metric"], found[0]["value"], found[0]["reference"]) == (
+        "range_ratio",
+        1.5,
+        12.0,
+    )
+    assert "value" not in found[1]
+    assert found[1]["reason"] == PAIRS[1]["reason"]
 
 
 def test_records() -> None:

@@ -46,7 +46,14 @@ from bitsmith.cli.options import (
 )
 from bitsmith.cli.output import Output, json_path, phase, progress, stages
 from bitsmith.cli.pack import Packing, pack
-from bitsmith.cli.rungs import blocks_table, method_of, rungs_table, stage_records
+from bitsmith.cli.rungs import (
+    blocks_table,
+    equalization_table,
+    equalized_records,
+    method_of,
+    rungs_table,
+    stage_records,
+)
 from bitsmith.cli.samples import data_name, report_split
 from bitsmith.cli.staging import Staging
 from bitsmith.cli.synthetic import SYNTHETIC, parsed_shape
@@ -191,12 +198,14 @@ def quantize(
             )  # fmt: skip
         rungs = [dict(r) for r in quantized.provenance.get("rungs", [])]
         blocks = [dict(b) for b in quantized.provenance.get("blocks", [])]
+        pairs = [dict(p) for p in quantized.provenance.get("equalization", [])]
         stopped = bool(quantized.provenance.get("interrupted"))
         provenance["method"] = method_of(quantized)
         with phase(seconds, "write"):
             paths = staging.path(out), staging.path(folder)
             write_artefact(quantized, provenance, *paths, weights_as)
         coverage_table(output, quantized.coverage)
+        equalization_table(output, pairs)
         if ladder is not None:
             rungs_table(output, rungs, ladder.goal)
             blocks_table(output, blocks)
@@ -204,7 +213,8 @@ def quantize(
         summary(output, quantized, loaded, size, seconds)
         from bitsmith.insight.records import quantized_keys
 
-        of_stages = stage_records(rungs, blocks, quantized_keys(quantized))
+        keys = quantized_keys(quantized)
+        of_stages = equalized_records(pairs, keys) + stage_records(rungs, blocks, keys)
         records = quantized_records(quantized, size, seconds["quantize"], of_stages)
         if test is not None and report is not None and not stopped:
             files = (staging.path(out), staging.path(report))

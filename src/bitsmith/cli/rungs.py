@@ -1,4 +1,4 @@
-"""``--effort medium`` and ``high``: what each stage gave, and each block of learned rounding."""
+"""What each stage gave: pairs of layers equalized, ``--effort``'s rungs, blocks of rounding."""
 
 from __future__ import annotations
 
@@ -9,7 +9,14 @@ if TYPE_CHECKING:
     from bitsmith.insight.measure import Record
     from bitsmith.model.quantized import QuantizedModel
 
-__all__ = ["blocks_table", "method_of", "rungs_table", "stage_records"]
+__all__ = [
+    "blocks_table",
+    "equalization_table",
+    "equalized_records",
+    "method_of",
+    "rungs_table",
+    "stage_records",
+]
 
 _LEARNED = "block reconstruction"
 
@@ -23,6 +30,46 @@ def method_of(model: QuantizedModel) -> str:
     """
     kept = [r["name"] for r in model.provenance.get("rungs", []) if r["kept"]]
     return "ptq+finetune" if "distillation" in kept else "ptq"
+
+
+def equalization_table(output: Output, pairs: list[dict[str, Any]]) -> None:
+    """Print which layers' channels were equalized, and why others were not."""
+    if not pairs:
+        return
+    equal = [p for p in pairs if p["outcome"] == "equalized"]
+    output.heading("Equalization: the widest channel over the median one, before and after")
+    output.table(
+        ["layer", "read by", ">before", ">after", ">biases absorbed", "note"],
+        [
+            (
+                p["layer"],
+                p["next"] or "-",
+                f"{p['before']:.3g}" if p["next"] else "-",
+                f"{p['after']:.3g}" if p["next"] else "-",
+                f"{p['absorbed']}",
+                p["reason"] if p["outcome"] == "equalized" else f"skipped: {p['reason']}",
+            )
+            for p in pairs
+        ],
+    )
+    output.line(f"{len(equal)} of {len(pairs)} layers equalized")
+
+
+def equalized_records(pairs: list[dict[str, Any]], keys: dict[str, Any]) -> list[Record]:
+    """Return a record for each layer: ``range_ratio`` after, with that before as the reference."""
+    from bitsmith.insight.measure import Record
+
+    return [
+        Record(
+            **keys | {"algorithm": "equalization", "method": "ptq", "metric": "range_ratio"},
+            layer=p["layer"],
+            outcome=p["outcome"],
+            reason=p["reason"] or None,
+            value=p["after"] if p["next"] else None,
+            reference=p["before"] if p["next"] else None,
+        )
+        for p in pairs
+    ]
 
 
 def rungs_table(output: Output, rungs: list[dict[str, Any]], goal: float | None) -> None:
