@@ -28,20 +28,27 @@ bool has_avx512() {
          __builtin_cpu_supports("avx512vnni");
 }
 
+// Bits of what the processor says about tiles.
+constexpr int kBfloat16 = 22, kTiles = 24, kInt8 = 25;
+
+bool has_feature(int bit) {
+  unsigned a, b, c, d;
+  return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d >> bit & 1);
+}
+
 bool has_amx() {
 #if defined(__linux__)
-  unsigned a, b, c, d;
-  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
-  const bool tiles = d >> 24 & 1, int8 = d >> 25 & 1;
-  if (!tiles || !int8) return false;
+  if (!has_feature(kTiles) || !has_feature(kInt8)) return false;
   // The tile registers are large: Linux wants to be asked (ARCH_REQ_XCOMP_PERM, XTILEDATA).
   return syscall(SYS_arch_prctl, 0x1023, 18) == 0;
 #else
   return false;
 #endif
 }
+bool has_amx_bfloat16() { return amx_ready() && has_feature(kBfloat16); }
 #else
 bool has_amx() { return false; }
+bool has_amx_bfloat16() { return false; }
 #endif
 
 int best_machine() {
@@ -75,6 +82,11 @@ int in_use() {
 bool amx_ready() {
   static const bool ready = has_amx();
   return ready;
+}
+
+bool amx_has_bfloat16() {
+  static const bool has = has_amx_bfloat16();
+  return has;
 }
 
 const Kernels& kernels_in_use() {

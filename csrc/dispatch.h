@@ -11,6 +11,8 @@ const Kernels& kernels_in_use();
 
 // The machine has AMX with int8, and the system lets this process use it. Asked for once.
 bool amx_ready();
+// It is ready, and has bfloat16 too.
+bool amx_has_bfloat16();
 
 }  // namespace bitsmith
 #endif

@@ -3,6 +3,7 @@
 #include "../dispatch.h"
 #include "float_rows.h"
 #include "integer_rows.h"
+#include "split_rows.h"
 
 namespace bitsmith {
 
@@ -24,7 +25,9 @@ int many_rows(const bsk_weight& weight, const void* packed, int type, const void
   if (threads < 1 || layout.n * layout.k < kSmallWork / m) threads = 1;
   const panels::Request request = {layout, packed, type, x,        m,
                                    x_stride, bias, y,    y_stride, threads};
-  if (rows == BSK_ROWS_FLOAT) return panels::float_rows(request);
+  if (rows == BSK_ROWS_FLOAT) {
+    return panels::can_split(request) ? panels::split_rows(request) : panels::float_rows(request);
+  }
   if (weight.kind != BSK_INTEGER || weight.group > kMostSummed) return BSK_UNSUPPORTED;
   return panels::integer_rows(request);
 }

@@ -77,8 +77,54 @@ struct IntegerKernels {
   void (*leave)();
 };
 
+// Tiles of bfloat16: 16 lanes, 32 columns. A row of x is the sum of its parts, each with as many
+// bits as a bfloat16 has.
+constexpr int64_t kTileRows = 16, kTileColumns = 32;
+constexpr int64_t kTileSize = kTileRows * kTileColumns;  // at most
+
+// Columns of one group that are summed in tiles before their scale is applied.
+struct Unit {
+  int64_t tile;   // of x, the first one
+  int64_t tiles;  // that follow each other
+};
+
+// Tiles of rows of x, one below the other, times pairs of panels.
+struct SplitProduct {
+  int parts;
+  int64_t row_tiles, tile_rows;
+  const uint16_t* x;        // [columns / 32][parts][row_tiles][tile_rows][32]
+  const uint16_t* weights;  // [pairs][tiles of all units][2][16][lanes][2]
+  const float* scale;       // [pairs][units][2][lanes]
+  const Unit* units;
+  int64_t unit_count;
+  int64_t pairs;
+  bool add;     // to the sums that are there
+  float* sums;  // [pairs][row_tiles · tile_rows][2 · lanes]
+};
+
+struct SplitKernels {
+  // `count` numbers as float32 (`type` is BSK_FLOAT32 …).
+  void (*widen)(int type, const void* from, int64_t count, float* out);
+  // Parts of 32 · `tiles` columns of a row of x; tiles are `tile_stride` apart, parts of one
+  // `part_stride`.
+  void (*split)(int parts, const float* row, int64_t tiles, int64_t part_stride,
+                int64_t tile_stride, uint16_t* out);
+  // The bits of the largest magnitude. Bits are ordered as the numbers; those of NaN come last.
+  uint32_t (*largest)(const float* row, int64_t count);
+  // A tile of weights: the codes of a chunk, less their zero points. `half`: 0 or 1 for the
+  // first or the last 16 columns alone, the others 0; −1 for all.
+  void (*prepare)(const uint32_t* codes, const uint8_t* zeros, int zero_all, int half,
+                  uint16_t* tile);
+  void (*multiply)(const SplitProduct& product);
+  Finish finish;
+  // Before a thread's first product with tiles of so many rows, and after its last one.
+  void (*enter)(int64_t tile_rows);
+  void (*leave)();
+};
+
 // Each exists only where it was compiled.
 extern const FloatKernels kFloatPortable, kFloatAvx2, kFloatAvx512;
+extern const SplitKernels kSplitAmx;
 extern const IntegerKernels kIntegerPortable, kIntegerAvx2, kIntegerAvx512, kIntegerAmx;
 // For weights of 6 bits at most.
 extern const IntegerKernels kNarrowIntegerAvx2;

@@ -309,6 +309,93 @@ def test_a_result_does_not_depend_on_threads_runs_or_strides(machine: str) -> No
             assert all(torch.equal(found[0], other) for other in found[1:])
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_many_float_rows(machine: str, threads: int, dtype: torch.dtype) -> None:
+    """More rows, columns and groups than one task, one tile or one pass takes, and odd ones."""
+    shapes = [
+        (70, 17, 80, 16), (33, 31, 400, 16), (40, 257, 32, 32), (1, 50, 144, 48),
+        (96, 33, 640, 160), (17, 300, 200, 200), (48, 100, 512, 256), (10, 18, 1000, 1000),
+        (2100, 20, 64, 32),
+    ]  # fmt: skip
+    for n, (n_weight, rows, k, group) in enumerate(shapes):
+        check(integers(1 + n % 8, n_weight, k, group, n % 2 == 0), rows, n % 3 > 0, dtype)
+        check(integers(8, n_weight, k, group, False), rows, n % 3 > 0, dtype)
+
+
+def identity(size: int) -> tuple[MachineForm, Tensor]:
+    q = integers(8, size, size, 32, False)
+    q.zero_point[::2] = 0
+    q.zero_point[1::2] = 254
+    q.scale.fill_(1)
+    q.codes.copy_(q.zero_point.repeat_interleave(32, 1) + torch.eye(size, dtype=torch.int32))
+    return packed(q)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_float_rows_times_the_identity_are_the_rows(machine: str, dtype: torch.dtype) -> None:
+    """Every bit of ``x`` counts, whatever a kernel makes of it, in rows of any size."""
+    form, machine_bytes = identity(96)
+    limits = torch.finfo(dtype)
+    x = (torch.randn(60, 96) * (1 - limits.eps / 2)).to(dtype)
+    x[1] = limits.max
+    x[2] = -limits.tiny
+    x[3] = limits.smallest_normal * torch.linspace(0, 1, 96)  # denormal numbers
+    x[4] = 0
+    x[5] *= 2.0**-14 if dtype == torch.float16 else 1e-25
+    x[6] *= 1000 if dtype == torch.float16 else 1e35
+    x[7] = torch.nextafter(torch.ones(1, dtype=dtype), torch.zeros(1, dtype=dtype))
+    for rows in (x, x[:17]):
+        assert torch.equal(linear(rows, machine_bytes, form.text, None), rows)
+
+
+def test_what_tiny_numbers_beside_large_ones_lose(machine: str) -> None:
+    """At most 2^-126 each, the smallest normal number: instructions may take less as 0."""
+    form, machine_bytes = identity(64)
+    x = torch.randn(40, 64) * 2.0 ** torch.linspace(-149, 0, 64)
+    x[:, -1] = 1
+    found = linear(x, machine_bytes, form.text, None)
+    assert ((found.double() - x.double()).abs() <= 2.0**-126).all()
+    assert torch.equal(found[:, 48:], x[:, 48:])
+
+
+def test_a_row_does_not_depend_on_the_others(machine: str) -> None:
+    q = integers(4, 90, 320, 64, False)
+    q.scale.mul_(2.0**-8)  # no product of 3e38 overflows
+    form, machine_bytes = packed(q)
+    x = torch.randn(300, 320)
+    whole = linear(x, machine_bytes, form.text, None)
+    for part in (slice(0, 17), slice(5, 45), slice(17, 280)):
+        assert torch.equal(linear(x[part], machine_bytes, form.text, None), whole[part])
+    broken = x.clone()
+    others = {0: float("nan"), 31: float("inf"), 32: 3e38, 150: 1e-30, 299: float("-inf")}
+    for row, value in others.items():
+        broken[row, row % 320] = value
+        if value == 1e-30:
+            broken[row] = value
+    found = linear(broken, machine_bytes, form.text, None)
+    kept = [row for row in range(300) if row not in others]
+    assert torch.equal(found[kept], whole[kept])
+    assert not found[[0, 31, 299]].isfinite().any()
+    assert_float(q, broken[[32, 150]], None, found[[32, 150]])
+
+
+@pytest.mark.parametrize("bits", [1, 4, 8])
+def test_float_sums_of_the_largest_products(machine: str, bits: int) -> None:
+    """All products of one sign and of the largest size; scales that bring large sums back."""
+    q = integers(bits, 20, 512, 128, False)
+    q.scale.fill_(2.0**-20)
+    low, high = q.scheme.code_min, q.scheme.code_max
+    for code, zero in ((low, high), (high, low)):
+        q.codes.fill_(code)
+        q.zero_point.fill_(zero)
+        form, machine_bytes = packed(q)
+        for size in (1.0, 2.0**99, 2.0**110, 3e38):
+            x = torch.full((40, 512), -size) * (1 - EPS)
+            x[::3] *= -1
+            found = linear(x, machine_bytes, form.text, None)
+            assert_float(q, x, None, found)
+
+
 def test_one_row_that_is_repeated_and_rows_that_overlap(machine: str) -> None:
     q = integers(4, 24, 64, 32, True)
     form, machine_bytes = packed(q)

@@ -1,0 +1,16 @@
+// y = x · wᵀ + bias in float32, on tiles of bfloat16.
+#ifndef BITSMITH_PANELS_SPLIT_ROWS_H
+#define BITSMITH_PANELS_SPLIT_ROWS_H
+
+#include "request.h"
+
+namespace bitsmith::panels {
+
+// The machine in use has such tiles, and the weight is of integers.
+bool can_split(const Request& request);
+
+// BSK_OK or BSK_NO_MEMORY.
+int split_rows(const Request& request);
+
+}  // namespace bitsmith::panels
+#endif
