@@ -46,7 +46,7 @@ class Ladder:
 
     blocks: Reconstruction = field(default_factory=Reconstruction)
     samples: int = 2048
-    epochs: tuple[int, int, int] = (6, 8, 10)
+    epochs: tuple[int, int, int] = (6, 18, 18)
     goal: float | None = None
 
     def __post_init__(self) -> None:
