@@ -12,7 +12,6 @@
 namespace bitsmith {
 namespace {
 
-constexpr int64_t kFewRows = 16;
 // Codes times rows below which one thread is done before another has begun.
 constexpr int64_t kSmallWork = 1 << 16;
 // Elements of x that one thread prepares before another has begun.
@@ -244,11 +243,11 @@ extern "C" int bsk_linear(const bsk_weight* weight, const void* packed, int type
   if (!x || !y || x_stride < 0 || (m > 1 && y_stride < weight->n)) return BSK_BAD_INPUT;
   if (rows == BSK_ROWS_INT8 && weight->kind == BSK_TABLE) return BSK_UNSUPPORTED;
   if (threads < 1) threads = 1;
-  if (m > kFewRows && weight->rows != BSK_ROWS_LOOKUP) {
 #if defined(BSK_WITH_MANY_ROWS)
+  if (weight->rows != BSK_ROWS_LOOKUP && m > most_few_rows(*weight, rows)) {
     return many_rows(*weight, packed, type, x, m, x_stride, bias, y, y_stride, rows, threads);
-#endif
   }
+#endif
   p.weight = weight;
   p.packed = packed;
   p.kernels = weight->rows == BSK_ROWS_LOOKUP ? &kLookupKernels : &kernels_in_use();

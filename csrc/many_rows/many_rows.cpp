@@ -16,6 +16,10 @@ constexpr int64_t kMostSummed = (int64_t{1} << 31) / (255 * 127) - 1;
 
 }  // namespace
 
+int64_t most_few_rows(const bsk_weight& weight, int rows) {
+  return rows == BSK_ROWS_FLOAT && panels::can_split(weight.kind) ? 4 : 16;
+}
+
 int many_rows(const bsk_weight& weight, const void* packed, int type, const void* x, int64_t m,
               int64_t x_stride, const float* bias, void* y, int64_t y_stride, int rows,
               int threads) {
@@ -26,7 +30,8 @@ int many_rows(const bsk_weight& weight, const void* packed, int type, const void
   const panels::Request request = {layout, packed, type, x,        m,
                                    x_stride, bias, y,    y_stride, threads};
   if (rows == BSK_ROWS_FLOAT) {
-    return panels::can_split(request) ? panels::split_rows(request) : panels::float_rows(request);
+    return panels::can_split(weight.kind) ? panels::split_rows(request)
+                                          : panels::float_rows(request);
   }
   if (weight.kind != BSK_INTEGER || weight.group > kMostSummed) return BSK_UNSUPPORTED;
   return panels::integer_rows(request);

@@ -1,4 +1,4 @@
-// The product of a packed weight with many rows of x (M > 16): weights are decoded a tile at a
+// The product of a packed weight with many rows of x: weights are decoded a tile at a
 // time into cache and multiplied from there.
 #ifndef BITSMITH_MANY_ROWS_H
 #define BITSMITH_MANY_ROWS_H
@@ -6,6 +6,9 @@
 #include "bitsmith_kernels.h"
 
 namespace bitsmith {
+
+// Rows of x up to which the product of few rows is quicker.
+int64_t most_few_rows(const bsk_weight& weight, int rows);
 
 // y[m][n] = x[m][k] · wᵀ + bias[n], arguments as those of bsk_linear, which has checked them; any
 // m ≥ 1 is right (few rows are better served elsewhere). Uses the instruction set in use. An

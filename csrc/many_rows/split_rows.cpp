@@ -271,9 +271,7 @@ int redo(const Request& request, const SplitRows& product) {
 
 }  // namespace
 
-bool can_split(const Request& request) {
-  return request.layout.kind == BSK_INTEGER && kernels();
-}
+bool can_split(int kind) { return kind == BSK_INTEGER && kernels(); }
 
 int split_rows(const Request& request) {
   SplitRows product(request, *kernels());

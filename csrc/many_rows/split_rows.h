@@ -6,8 +6,8 @@
 
 namespace bitsmith::panels {
 
-// The machine in use has such tiles, and the weight is of integers.
-bool can_split(const Request& request);
+// The machine in use has such tiles, and the weight is of integers (`kind` is BSK_INTEGER).
+bool can_split(int kind);
 
 // BSK_OK or BSK_NO_MEMORY.
 int split_rows(const Request& request);
