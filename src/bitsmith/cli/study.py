@@ -12,6 +12,7 @@ from bitsmith.cli.folder import result_folder
 from bitsmith.cli.options import Json
 from bitsmith.cli.output import Output, json_path, progress
 from bitsmith.cli.staging import Staging
+from bitsmith.cli.study_all import ALL, study_all
 from bitsmith.errors import InputError
 
 if TYPE_CHECKING:
@@ -21,14 +22,20 @@ __all__ = ["study"]
 
 
 def study(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="See: bitsmith list studies.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME", help="See: bitsmith list studies. all: every study, one page."
+        ),
+    ],
     out: Annotated[
         Path | None,
         typer.Option(
             "--out",
             metavar="DIR",
-            help="Folder for the page NAME.html and its figures as SVG and PNG. Without it "
-            "nothing is written.",
+            help="Folder for the page NAME.html and its figures as SVG and PNG; of all: for "
+            "report.html and each result, from which the next run goes on. Without it nothing is "
+            "written.",
             show_default=False,
         ),
     ] = None,
@@ -57,9 +64,24 @@ def study(
             show_default=False,
         ),
     ] = None,
+    only: Annotated[
+        str | None,
+        typer.Option(
+            "--only",
+            metavar="NAMES",
+            help="Of all: these studies, with commas between. Default: every study.",
+            show_default=False,
+        ),
+    ] = None,
     json: Json = None,
 ) -> None:
     """Run one of the experiments that teach quantization, and draw its figures."""
+    if name == ALL:
+        _refuse(dataset, settings)
+        study_all(out, only, seed=seed, quick=quick, json=json)
+        return
+    if only is not None:
+        raise InputError(f"--only is of {ALL}, not of the study {name}; leave it out")
     output = Output("study", json)
     from bitsmith.studies import Options, studies
 
@@ -87,6 +109,16 @@ def study(
     for path in files:
         if path in drawn:
             output.line(str(path))
+
+
+def _refuse(dataset: str | None, settings: list[str] | None) -> None:
+    """Refuse what can be said of one study alone."""
+    given = ["--dataset"] * (dataset is not None) + ["--set"] * bool(settings)
+    if given:
+        raise InputError(
+            f"study {ALL} runs each study on its own data with its own settings; leave out "
+            f"{' and '.join(given)}, or name one study"
+        )
 
 
 def _pairs(settings: list[str]) -> dict[str, str]:

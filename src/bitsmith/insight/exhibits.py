@@ -12,7 +12,7 @@ from bitsmith.errors import InputError
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
 
-__all__ = ["Article", "Figure", "Table"]
+__all__ = ["Article", "Figure", "Picture", "Table"]
 
 
 @final
@@ -82,6 +82,23 @@ class Figure:
 
 @final
 @dataclass(frozen=True)
+class Picture:
+    """A figure as it was drawn for a page: it can be kept, and needs nothing to be shown.
+
+    Attributes:
+        name, title, caption: of the :class:`Figure`.
+        svg: an ``<svg>`` element with the page's colours, as
+            :func:`bitsmith.insight.report.style.inline_svg` returns it.
+    """
+
+    name: str
+    title: str
+    caption: str
+    svg: str
+
+
+@final
+@dataclass(frozen=True)
 class Article:
     """One subject of a page, in the order of its attributes.
 
@@ -99,7 +116,7 @@ class Article:
     title: str
     text: str
     findings: tuple[str, ...]
-    figures: tuple[Figure, ...]
+    figures: tuple[Figure | Picture, ...]
     tables: tuple[Table, ...]
     skipped: tuple[str, ...] = ()
     about: tuple[tuple[str, str], ...] = ()

@@ -5,15 +5,25 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from html import escape
 
-__all__ = ["document", "facts", "figure", "listing", "paragraph", "section", "table", "tiles"]
+__all__ = [
+    "document",
+    "facts",
+    "figure",
+    "folded",
+    "listing",
+    "paragraph",
+    "section",
+    "table",
+    "tiles",
+]
 
 
-def document(title: str, *body: str) -> str:
-    """Return a whole page; ``body`` is HTML."""
+def document(title: str, *body: str, style: str = "") -> str:
+    """Return a whole page; ``body`` is HTML, ``style`` CSS on top of that of every page."""
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)} – bitsmith</title><style>{_STYLE}</style></head>\n"
+        f"<title>{escape(title)} – bitsmith</title><style>{_STYLE}{style}</style></head>\n"
         f"<body>{''.join(body)}</body></html>\n"
     )
 
@@ -27,9 +37,9 @@ def paragraph(text: str) -> str:
     return f"<p>{escape(text)}</p>"
 
 
-def section(title: str, *parts: str) -> str:
-    """Return a section; ``parts`` is HTML."""
-    return f"<section><h2>{escape(title)}</h2>{''.join(parts)}</section>"
+def section(title: str, *parts: str, level: int = 2) -> str:
+    """Return a section under a heading of that level; ``parts`` is HTML."""
+    return f"<section><h{level}>{escape(title)}</h{level}>{''.join(parts)}</section>"
 
 
 def figure(svg: str, caption: str = "") -> str:
@@ -52,7 +62,16 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, fold: bool =
     )
     whole = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
     whole = f'<div class="scroll">{whole}</div>'
-    return f"<details><summary>as a table</summary>{whole}</details>" if fold else whole
+    return folded("as a table", whole) if fold else whole
+
+
+def folded(summary: str, inside: str) -> str:
+    """Return HTML that is hidden until its summary is clicked.
+
+    >>> folded("a < b", "<p>c</p>")
+    '<details><summary>a &lt; b</summary><p>c</p></details>'
+    """
+    return f"<details><summary>{escape(summary)}</summary>{inside}</details>"
 
 
 def listing(items: Iterable[str]) -> str:
@@ -82,8 +101,8 @@ def tiles(items: Iterable[tuple[str, str, str]]) -> str:
 
 _STYLE = """
 :root { color-scheme: light dark; --paper: #fcfcfb; --card: #f3f3f0; --ink: #1a1b1e;
-  --muted: #5c5f66; --line: #d4d5d2; --first: #0072b2; --second: #c65100;
-  --third: #00795c; --fourth: #b0568c; --fifth: #8a7500; }
+  --muted: #5c5f66; --line: #d4d5d2; --first: #0072b2; --second: #c25000;
+  --third: #00795c; --fourth: #ad5389; --fifth: #857000; }
 @media (prefers-color-scheme: dark) { :root { --paper: #17181b; --card: #212327; --ink: #ececea;
   --muted: #a3a6ad; --line: #3a3d43; --first: #56b4e9; --second: #e69f00;
   --third: #35c8a0; --fourth: #e394c4; --fifth: #f0e442; } }
@@ -122,6 +141,7 @@ th.n, td.n { text-align: right; } th.n, td.n, td:first-child { white-space: nowr
 dl { display: grid; grid-template-columns: minmax(7rem, max-content) 1fr; gap: .2rem 1.25rem;
   font-size: .88rem; } dd { margin: 0; overflow-wrap: anywhere; }
 summary { cursor: pointer; color: var(--muted); margin: .5rem 0; }
-@media (max-width: 34rem) { dl { grid-template-columns: 1fr; } dd { margin-bottom: .4rem; } }
+@media (max-width: 34rem) { dl { grid-template-columns: minmax(0, 1fr); }
+  dd { margin-bottom: .4rem; } }
 @media print { body { max-width: none; } details { display: none; } }
 """

@@ -12,27 +12,33 @@ __all__ = ["findings"]
 
 def findings(found: Sequence[Outcome]) -> list[str]:
     """Return sentences on the outcomes, the float network first."""
+    return [_headline(found), _calibration(found), *(_width(found, bits) for bits in BITS)]
+
+
+def _headline(found: Sequence[Outcome]) -> str:
     plain = found[0].evaluation
     low, high = plain.interval or (0.0, 0.0)
-    sentences = [
-        f"The float network is right on {plain.accuracy:.2f} % [{low:.2f}, {high:.2f}] of "
-        f"{plain.n:,} test images."
-    ]
-    sentences.append(_calibration(found))
-    sentences += [_width(found, bits) for bits in BITS]
-    return sentences
+    own = {(o.method, o.bits): o for o in found if o.granularity == "per-channel"}
+    trained, rounded = (
+        ", ".join(f"{own[method, bits].evaluation.accuracy:.2f}" for bits in BITS)
+        for method in ("qat", "ptq")
+    )
+    widths = ", ".join(map(str, BITS))
+    return (
+        f"Right on {plain.n:,} test images: float {plain.accuracy:.2f} % [{low:.2f}, {high:.2f}]; "
+        f"in {widths} bits, one scale an output channel, QAT {trained} %, PTQ {rounded} %."
+    )
 
 
 def _calibration(found: Sequence[Outcome]) -> str:
     own = {o.calibrator: o.against for o in found if (o.granularity, o.bits) == ("per-tensor", 8)}
+    lost = _below(own["none"]) and _below(own["noise"]) and not _below(own["minmax"])
     return (
-        "One scale a tensor at 8 bits: ranges that have seen no data cost "
-        f"{_said(own['none'])}, ranges from noise {_said(own['noise'])}, ranges from images "
-        f"{_said(own['minmax'])}. The bits are the same: what is lost is the calibration's."
-        if _below(own["none"]) and not _below(own["minmax"])
-        else "One scale a tensor at 8 bits, against float: ranges that have seen no data "
+        "One scale a tensor at 8 bits, against float: ranges that have seen no data "
         f"{_said(own['none'])}, from noise {_said(own['noise'])}, from images "
         f"{_said(own['minmax'])}."
+        + lost
+        * " The bits are the same: what is lost is the calibration's."
     )
 
 

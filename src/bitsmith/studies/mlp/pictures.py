@@ -24,6 +24,7 @@ _BARS: tuple[tuple[str, str, str, str | None], ...] = (
 _WIDTH = 0.142
 #: Those with ranges from images, which can be near float.
 _NEAR = _BARS[2:]
+_ALONE = "PTQ, scale a tensor"
 #: Differences are drawn down to this many points, or as far as the best of each width.
 _REACH = -4.0
 
@@ -90,7 +91,8 @@ def draw_differences(canvas: Canvas, found: Sequence[Outcome]) -> None:
     for i, (bar, group, colour, mark) in enumerate(
         zip(_NEAR, drawn, (MUTED, SECOND, THIRD, FIRST), "osD^", strict=True)
     ):
-        axis.plot([], [], mark, color=colour, markersize=5, label=bar[0])
+        label = _ALONE if bar is _NEAR[0] else bar[0]
+        axis.plot([], [], mark, color=colour, markersize=5, label=label)
         for column, o in enumerate(group):
             d = o.against
             if d is None or d.delta is None or d.delta < reach:
@@ -101,6 +103,6 @@ def draw_differences(canvas: Canvas, found: Sequence[Outcome]) -> None:
     axis.axhline(0.0, color=INK, linewidth=0.8)
     axis.set_xticks(range(len(BITS)), [f"{bits} bits" for bits in BITS])
     axis.set_xlim(-0.5, len(BITS) - 0.5)
-    axis.set_ylabel("points")
+    axis.set_ylabel("less float, points")
     plain(axis, grid="y")
     axis.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=4)

@@ -36,7 +36,7 @@ class HalfMoons(Study, name="moons"):
         "too: 2 bits leave each coordinate four values, so that the plane falls into at most 16 "
         "cells. Quantized after training as tutorials do it (one scale a tensor, nearest codes); "
         "with codes and biases found layer by layer, one scale an output channel; and trained so "
-        "(QAT), where the cells themselves are placed."
+        "(QAT), the bits lowered step by step to the last."
     )
     figures = ("boundaries",)
 
@@ -98,9 +98,11 @@ def _table(found: Sequence[Outcome]) -> Table:
 def _findings(found: Sequence[Outcome]) -> list[str]:
     plain = found[0].evaluation
     low, high = plain.interval or (0.0, 0.0)
+    least = BITS[-1]
+    own = ", ".join(f"{o.form} {o.evaluation.accuracy:.2f} %" for o in found[1:] if o.bits == least)
     sentences = [
-        f"The float network is right on {plain.accuracy:.2f} % [{low:.2f}, {high:.2f}] of "
-        f"{plain.n} points; the noise lets the moons overlap."
+        f"Right on {plain.n} test points: float {plain.accuracy:.2f} % [{low:.2f}, {high:.2f}], "
+        f"for the noise lets the moons overlap; in {least} bits {own}."
     ]
     for bits in BITS:
         near, layered, qat = (

@@ -14,7 +14,8 @@ from bitsmith.insight.evaluation import Difference, Evaluation, difference, eval
 from bitsmith.model.graph import capture, simplify
 from bitsmith.model.presets import make_recipe
 from bitsmith.model.ptq import quantize_graph
-from bitsmith.model.qat import fit
+from bitsmith.model.qat import bit_schedule, fit
+from bitsmith.model.qat.ladder import narrowest
 from bitsmith.model.qat.trainable import TrainableModel
 from bitsmith.model.quantized import QuantizedModel
 from bitsmith.model.trained import Training, trained_network, trained_once
@@ -30,8 +31,10 @@ HIDDEN = (16, 16)
 #: codes and biases found layer by layer, a scale an output channel; the same trained on.
 FORMS = ("PTQ, nearest", "PTQ, by layer", "QAT")
 _BATCH = 100
-_EPOCHS = 80
-_RATES: dict[str, Any] = {"lr": 1e-2, "scale_lr": 1e-3}
+_EPOCHS = 150
+_RATES: dict[str, Any] = {"lr": 2e-2, "scale_lr": 1e-3}
+#: Shares of the epochs at which training goes on with fewer bits, down to its own.
+_LOWERED = ((0.0, 4), (0.2, 3), (0.47, 2))
 
 
 @final
@@ -110,19 +113,31 @@ def _judged(call: nn.Module, test: Split) -> Evaluation:
     return evaluate("moons", call, test.batches(test.n), runtime="simulation", latency_repeats=0)
 
 
+def _stages(bits: int, epochs: int) -> dict[int, int | None]:
+    """Return first epoch → bits from there on; None: the network's own."""
+    wider = {int(share * epochs): width for share, width in _LOWERED if width > bits}
+    last = next((int(share * epochs) for share, width in _LOWERED if width == bits), 0)
+    return {**wider, last: None}
+
+
 def _trained(quantized: QuantizedModel, train: Split, options: Options) -> QuantizedModel:
-    """Return the integers after training on them, with labels."""
+    """Return the integers after training on them, with labels, bits lowered step by step."""
     model = TrainableModel(quantized, learn_edges=True)
     batches = TrainingBatches(train, _BATCH, seed=options.seed, augmentation=Augmentation())
     epochs = 8 if options.quick else _EPOCHS
-    decides = {"data": train.sha256, "epochs": epochs, "batch": _BATCH, "seed": options.seed}
+    lowered = _stages(narrowest(quantized), epochs)
+    decides = {
+        "data": train.sha256, "epochs": epochs, "batch": _BATCH, "seed": options.seed,
+        "bits": list(lowered.items()),
+    }  # fmt: skip
 
     def learn() -> None:
         steps = epochs * len(batches)
         with options.stage(f"QAT {quantized.recipe.name}", steps) as advance:
             fit(
                 model, batches, epochs=epochs, labels=True, seed=options.seed,
-                on_step=lambda _: advance(1), progress=False, **_RATES,
+                on_epoch=bit_schedule(lowered), on_step=lambda _: advance(1), progress=False,
+                **_RATES,
             )  # fmt: skip
 
     trained_once(f"moons-{quantized.recipe.name.lower()}", model, {**decides, **_RATES}, learn)

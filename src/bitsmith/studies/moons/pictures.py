@@ -18,12 +18,15 @@ def draw_boundaries(canvas: Canvas, field: Field, test: Split, found: Sequence[O
     """Draw the float network on the left, and beside it a row of widths for each form."""
     from bitsmith.insight.report.style import INK, MUTED
 
-    grid = canvas.add_gridspec(len(FORMS), len(BITS) + 1, wspace=0.06, hspace=0.2)
+    widths = [1, 0.1, *(1 for _ in BITS)]
+    grid = canvas.add_gridspec(
+        len(FORMS), len(widths), width_ratios=widths, wspace=0.08, hspace=0.2
+    )
     plain = canvas.add_subplot(grid[len(FORMS) // 2, 0])
     _panel(plain, field, test, found[0], "float")
     for row, form in enumerate(FORMS):
         for column, bits in enumerate(BITS):
-            axis = canvas.add_subplot(grid[row, column + 1])
+            axis = canvas.add_subplot(grid[row, column + 2])
             own = next(o for o in found if (o.form, o.bits) == (form, bits))
             _panel(axis, field, test, own, f"{bits} bits")
             if column == 0:
