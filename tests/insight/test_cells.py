@@ -124,7 +124,7 @@ def test_defaults_are_of_this_machine():
 
 
 SCRIPT = """
-    import os, sys, time
+    import os, signal, sys, time
     from pathlib import Path
     from bitsmith.insight.cells import Cell, run_cells
     from bitsmith.errors import SchemeError
@@ -142,6 +142,7 @@ SCRIPT = """
         return {"process": os.getpid()}
 
     if __name__ == "__main__":
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have it ignored
         folder, names, memory = sys.argv[1], sys.argv[2].split(","), float(sys.argv[3])
         cells = [Cell({"value": n, "folder": folder}, 1.0) for n in names]
         answers = run_cells("script", cells, work, processes=2, memory=memory)

@@ -38,7 +38,8 @@ def test_the_recipe_decides_the_lane():
     assert isinstance(graph, TrainableModel)
     assert isinstance(convert(graph), QuantizedModel)
     assert not isinstance(module, TrainableModel)
-    assert torch.equal(convert(module)(X), module.eval()(X))
+    # native kernels add float sums in an order of their own
+    torch.testing.assert_close(convert(module)(X), module.eval()(X), rtol=1e-5, atol=1e-6)
     assert bs.qat.prepare is prepare
 
 

@@ -44,7 +44,8 @@ def test_module_lane_takes_a_teacher(network: nn.Module, images: Tensor) -> None
         fit(model, images.split(32), epochs=1, progress=False)
     run = fit(model, images.split(32), epochs=5, teacher=network, progress=False)
     assert run.history[-1].loss < run.history[0].loss
-    assert torch.equal(model(images), convert(model)(images))
+    # the same weights bit for bit; native kernels add float sums in an order of their own
+    torch.testing.assert_close(convert(model)(images), model(images), rtol=1e-5, atol=1e-6)
 
 
 def test_labels_where_they_are_wanted(network: nn.Module, images: Tensor) -> None:
