@@ -56,8 +56,8 @@ class Sweep(Study, name="sweep"):
         "calibrator": Setting("", f"of activations, mse, minmax, percentile:99.9; {_LIST}"),
         "algorithm": Setting("", f"auto, nearest, gptq+bias, nearest+equalize; {_LIST}"),
         "samples": Setting(5000, "test samples; 0: all", 0, 1e9),
-        "finetune": Setting(1, "epochs of ptq+finetune", 1, 1000),
-        "qat": Setting(2, "epochs of qat", 1, 1000),
+        "finetune": Setting(2, "epochs of ptq+finetune", 1, 1000),
+        "qat": Setting(3, "epochs of qat", 1, 1000),
         "processes": Setting(0, "side by side; 0: as many as cores", 0, 1024),
         "memory": Setting(0.0, "GB that they may take; 0: 70 % of what is free", 0, 1e6),
     }

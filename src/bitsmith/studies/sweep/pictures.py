@@ -15,6 +15,8 @@ __all__ = ["draw_front", "draw_map", "map_size"]
 
 #: Variants further below float than this many points lie on the lower edge.
 _REACH = 10.0
+#: Names stand at points this many times further right than the last.
+_APART = 1.3
 #: Losses of this many points have the full colour.
 _DARKEST = 10.0
 _METHODS = ("ptq", "ptq+finetune", "qat", "codebook")
@@ -47,7 +49,7 @@ def _panel(axis: Any, own: Sequence[Outcome], title: str) -> None:
     for o in own:
         _point(axis, o, floor)
     _far_below(axis, [o for o in own if o.accuracy < floor], floor)
-    for o in steps:
+    for o in _apart(steps):
         if o.against is not None:
             axis.annotate(
                 o.variant.name, (o.bytes / 1e3, o.accuracy), xytext=(-3, 7), ha="right",
@@ -65,6 +67,15 @@ def _panel(axis: Any, own: Sequence[Outcome], title: str) -> None:
     axis.set_ylabel("accuracy, %")
     axis.set_title(title)
     plain(axis, grid="y")
+
+
+def _apart(steps: Sequence[Outcome]) -> list[Outcome]:
+    """Return those of the front whose names do not run into each other."""
+    kept: list[Outcome] = []
+    for o in steps:
+        if not kept or o.bytes > _APART * kept[-1].bytes:
+            kept.append(o)
+    return kept
 
 
 def _point(axis: Any, o: Outcome, floor: float) -> None:

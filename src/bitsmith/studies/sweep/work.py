@@ -42,6 +42,8 @@ __all__ = ["Effort", "measure", "right_of"]
 
 _BATCH = 64
 _TARGET = "onnxruntime"
+_RATE, _SCALE_RATE = 1e-2, 5e-3
+"""For few epochs; in quantization steps, and shares of a scale."""
 
 
 @final
@@ -192,7 +194,7 @@ def _train(
         teacher = {"teacher": network.module}
     fit(
         model, batches, epochs=effort.qat if labels else effort.finetune, labels=labels, seed=seed,
-        progress=False, **teacher,
+        lr=_RATE, scale_lr=_SCALE_RATE, progress=False, **teacher,
     )  # fmt: skip
 
 
