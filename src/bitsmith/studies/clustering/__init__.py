@@ -167,7 +167,7 @@ def _form_table(made: Sequence[Form], chosen: Codebook, effort: dict[str, Any]) 
     first = chosen.evaluation
     rows = [
         [
-            f"{chosen.entries} entries, float activations", f"{chosen.entries}", "100.0",
+            f"{chosen.entries} entries", f"{chosen.entries}", "100.0",
             f"{chosen.sizes.packed:,}", f"{chosen.sizes.squeezed:,}",
             *_accuracy(first, chosen.against),
         ]
@@ -177,10 +177,9 @@ def _form_table(made: Sequence[Form], chosen: Codebook, effort: dict[str, Any]) 
         total = sum(layer.codes.numel() for layer in form.layers)
         kept = sum(layer.kept * layer.codes.numel() for layer in form.layers) / total
         spread = f"{min(counts)} to {max(counts)}" if min(counts) < max(counts) else f"{counts[0]}"
-        name = form.name if form is made[0] else f"int8: {form.name}"
         rows.append(
             [
-                name, spread, f"{kept:.1f}", f"{form.packed:,}",
+                form.name, spread, f"{kept:.1f}", f"{form.packed:,}",
                 f"{form.squeezed:,}", *_accuracy(form.evaluation, form.against),
             ]
         )  # fmt: skip
@@ -188,7 +187,8 @@ def _form_table(made: Sequence[Form], chosen: Codebook, effort: dict[str, Any]) 
     columns += [">bytes packed", ">through LZMA", *_JUDGED]
     note = (
         "Differences are to the float network before clustering. Weights with their cluster: those "
-        "that have the code that most of their cluster have. int8: weights and activations, "
+        "that have the code that most of their cluster have. First row: float activations; the "
+        "others have int8 weights and activations, "
         "computed in integers as ONNX Runtime does; bytes of the ONNX file. Clusters kept: codes "
         f"from a table for each layer, a scale for each channel; finetuned for {effort['epochs']} "
         f"epoch{'s' * (effort['epochs'] > 1)} after the float network, without labels, tables kept."

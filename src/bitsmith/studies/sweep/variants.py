@@ -223,7 +223,7 @@ def _default(model: str) -> list[Variant]:
     only += [(2, "asymmetric", "group32")]
     found += [Variant(model, "ptq", b, FLOAT, s, g, "-") for b, s, g in only]
     found += [Variant(model, "codebook", b, 8) for b in (4, 3, 2)]
-    found += [Variant(model, m, *wa) for wa in ((4, 4), (2, 8)) for m in ("ptq+finetune", "qat")]
+    found += [Variant(model, m, *wa) for wa in ((3, 3), (2, 8)) for m in ("ptq+finetune", "qat")]
     return found
 
 
