@@ -42,7 +42,7 @@ def test_round_trip(model: QuantizedModel, tmp_path: Path) -> None:
     assert again.coverage == model.coverage
     assert again.encodings == model.encodings
     assert again.recipe == model.recipe
-    assert again.provenance == model.provenance
+    assert again.provenance == model.file_provenance()
     assert (again.target, again.machine) == (model.target, model.machine)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["m.bitsmith"]
     bitsmith.export(model, tmp_path / "a.onnx")

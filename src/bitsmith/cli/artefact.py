@@ -80,11 +80,6 @@ def write_artefact(
     from bitsmith.deploy.export import export
     from bitsmith.model.store import save
 
-    # Timings would make every file another.
-    for key in [k for k in model.provenance if k.endswith("_seconds")]:
-        del model.provenance[key]
-    for rung in model.provenance.get("rungs", []):
-        rung.pop("seconds", None)
     model.provenance.update(provenance)
     export(model, path, weights=weights_as)
     save(model, folder)

@@ -79,6 +79,10 @@ class QuantizedModel(nn.Module):
         """Tensor name → scale, zero point and format, of every quantized activation."""
         return {k: e.to_json() for k, e in self.program.encodings.items()}
 
+    def file_provenance(self) -> dict[str, Any]:
+        """Return ``provenance`` without the seconds: the same run then writes the same bytes."""
+        return {k: _untimed(v) for k, v in self.provenance.items() if not _is_time(k)}
+
     @torch.no_grad()
     def _run(self, inputs: Iterable[Tensor], keep: bool) -> Values:
         graph = self.program.graph
@@ -94,6 +98,18 @@ class QuantizedModel(nn.Module):
                 if last[name] <= position and name not in graph.outputs:
                     values.drop(name)
         return values
+
+
+def _is_time(key: str) -> bool:
+    return key == "seconds" or key.endswith("_seconds")
+
+
+def _untimed(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_untimed(v) for v in value]
+    if isinstance(value, dict):
+        return {k: _untimed(v) for k, v in value.items() if not _is_time(k)}
+    return value
 
 
 def _coverage(program: Program) -> list[CoverageRow]:

@@ -103,6 +103,21 @@ def test_the_same_model_gives_the_same_bytes(model, tmp_path):
     assert first == second
 
 
+def test_how_long_it_took_changes_no_byte(model, tmp_path, monkeypatch):
+    first = export(model, tmp_path / "a.onnx").read_bytes()
+    rung = {"name": "ranges and rounding", "seconds": 1.25}
+    timed = {**model.provenance, "quantize_seconds": 0.1, "rungs": [rung]}
+    monkeypatch.setattr(model, "provenance", {**timed, "capture_seconds": 2.0})
+    second = onnx.load(str(export(model, tmp_path / "b.onnx")))
+    monkeypatch.setattr(model, "provenance", {**timed, "rungs": [{**rung, "seconds": 3.0}]})
+    assert export(model, tmp_path / "c.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
+    metadata = {p.key: p.value for p in second.metadata_props}
+    assert "seconds" not in metadata["bitsmith.provenance"]
+    assert '"ranges and rounding"' in metadata["bitsmith.provenance"]
+    monkeypatch.setattr(model, "provenance", {k: v for k, v in timed.items() if k != "rungs"})
+    assert export(model, tmp_path / "d.onnx").read_bytes() == first
+
+
 def test_unknown_suffix(model, tmp_path):
     with pytest.raises(ExportError, match=r"no exporter writes \.tflite: .*known: \.onnx"):
         export(model, tmp_path / "m.tflite")

@@ -104,7 +104,7 @@ def _describe(model: QuantizedModel) -> tuple[dict[str, Any], dict[str, Tensor]]
         "recipe": model.recipe.to_json(),
         "target": model.target,
         "machine": model.machine,
-        "provenance": model.provenance,
+        "provenance": model.file_provenance(),
         "coverage": [row.to_json() for row in model.coverage],
     }
     return description, {k: v.contiguous().clone() for k, v in tensors.items()}

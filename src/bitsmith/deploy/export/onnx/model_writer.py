@@ -35,7 +35,7 @@ def write_model(
         "bitsmith.recipe": json.dumps(model.recipe.to_json()),
         "bitsmith.target": model.target,
         "bitsmith.machine": model.machine,
-        "bitsmith.provenance": json.dumps(model.provenance),
+        "bitsmith.provenance": json.dumps(model.file_provenance()),
         "bitsmith.weights": json.dumps(_weight_schemes(model.program)),
         **metadata,
     }
