@@ -28,6 +28,8 @@ from bitsmith.deploy.runtimes import open_session
 from bitsmith.insight.measure import paired_difference, peak_rss_mb
 from bitsmith.model.evaluate import correct, predict
 from bitsmith.model.graph import capture, simplify
+from bitsmith.model.qat.ladder import Ladder
+from bitsmith.model.qat.reconstruct import Reconstruction
 from bitsmith.zoo import load_model
 from record import COMMIT, RESULTS, arguments, save, show
 
@@ -36,6 +38,7 @@ TARGETS: dict[tuple[str, str], tuple[float, float]] = {
     ("W8A8", "low"): (91.68, 5 / 60),
     ("W4A8-edge8", "low"): (91.2, 0.25),
     ("W4A8-edge8", "medium"): (91.5, 3),
+    ("W4A8-edge8", "adaround medium"): (91.5, 3),
     ("W4A4-edge8", "low"): (89.8, 0.25),
     ("W4A4-edge8", "medium"): (90.8, 4),
     ("W4A4-edge8", "high"): (91.5, 15),
@@ -62,8 +65,9 @@ def cell(name: str, recipe: str, effort: str, seed: int, threads: int, quick: bo
     train, test = data.split("train"), data.split("test")
     batches = test.batches(250, limit=500 if quick else None)
     module = load_model(name).module
-    zero_shot = effort.startswith("zero-shot")
-    effort = effort.removeprefix("zero-shot ")
+    called, zero_shot = effort, effort.startswith("zero-shot")
+    adaround = effort.startswith("adaround")
+    effort = effort.removeprefix("zero-shot ").removeprefix("adaround ")
     started = time.perf_counter()
     if zero_shot:
         from bitsmith.model.zero_shot import synthesize
@@ -78,6 +82,7 @@ def cell(name: str, recipe: str, effort: str, seed: int, threads: int, quick: bo
         }
     quantized = bs.ptq(
         module, recipe, given["data"], effort=effort, training=given["training"], seed=seed,
+        ladder=Ladder(blocks=Reconstruction(learn="rounding" if adaround else "weights")),
         progress=False,
     )  # fmt: skip
     seconds = time.perf_counter() - started
@@ -99,7 +104,7 @@ def cell(name: str, recipe: str, effort: str, seed: int, threads: int, quick: bo
     return {
         "model": name,
         "recipe": recipe,
-        "effort": f"zero-shot {effort}" if zero_shot else effort,
+        "effort": called,
         "seed": seed,
         "accuracy": round(100 * float(right.double().mean()), 3),
         "float": round(100 * float(reference.double().mean()), 3),

@@ -174,7 +174,7 @@ def test_finetuning_keeps_tables_and_is_done_once(network, monkeypatch):
     fit = clusters.fit
 
     def counted(*args, **kwargs):
-        runs.append(1)
+        runs.append(args[0].effective_weight("linear").clone())
         return fit(*args, **kwargs)
 
     monkeypatch.setattr(clusters, "fit", counted)
@@ -184,6 +184,7 @@ def test_finetuning_keeps_tables_and_is_done_once(network, monkeypatch):
     assert first[1].packed < first[0].packed
     again = forms(network, packed, 3, plain, effort, Options())
     assert len(runs) == 1
+    assert torch.equal(runs[0], network.module.linear.weight), "starts from the float weights"
     assert torch.equal(again[2].evaluation.predictions, first[2].evaluation.predictions)
 
 

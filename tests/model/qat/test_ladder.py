@@ -56,7 +56,7 @@ def test_each_rung_is_recorded_and_the_nearest_is_returned(
     ]
     with torch.no_grad():
         wanted, judged = network(images[-32:]), images[-32:]
-        found = distillation(best(judged), wanted)
+        found = distillation(best(judged), wanted, 1.0)
     assert float(found) == pytest.approx(min(distances), rel=1e-5)
     assert min(distances) <= distances[0]
 

@@ -55,11 +55,11 @@ def parameter_groups(
     return [{"params": p, "lr": rates[s], "weight_decay": 0.0} for s, p in groups.items() if p]
 
 
-def distillation(output: Tensor, teacher: Tensor) -> Tensor:
+def distillation(output: Tensor, teacher: Tensor, temperature: float = TEMPERATURE) -> Tensor:
     """Return ``T² · KL(softmax(teacher/T) ‖ softmax(output/T))``, the mean over samples.
 
-    arXiv 1503.02531, section 2, with T = 4. Outputs that are no logits ``[N, classes]`` are
-    compared by their mean squared difference.
+    arXiv 1503.02531, section 2. Outputs that are no logits ``[N, classes]`` are compared by their
+    mean squared difference.
 
     >>> same = torch.tensor([[1.0, 2.0]])
     >>> float(distillation(same, same))
@@ -67,8 +67,8 @@ def distillation(output: Tensor, teacher: Tensor) -> Tensor:
     """
     if output.dim() != 2 or output.shape[1] < 2:
         return F.mse_loss(output, teacher)
-    ours, theirs = (F.log_softmax(z / TEMPERATURE, 1) for z in (output, teacher))
-    return TEMPERATURE**2 * F.kl_div(ours, theirs, log_target=True, reduction="batchmean")
+    ours, theirs = (F.log_softmax(z / temperature, 1) for z in (output, teacher))
+    return temperature**2 * F.kl_div(ours, theirs, log_target=True, reduction="batchmean")
 
 
 def fit(

@@ -65,8 +65,9 @@ class Rung:
 
     Attributes:
         name: ``ranges and rounding``, ``block reconstruction`` or ``distillation``.
-        distance: from the float outputs on the judged samples: see
-            :func:`bitsmith.model.qat.fit.distillation`.
+        distance: of the judged samples' predictions from the float model's, in nats: KL
+            divergence (:func:`bitsmith.model.qat.fit.distillation` with T = 1), or the mean
+            squared difference of outputs that are no logits.
         agreement: judged samples with the float model's prediction, in percent; None for outputs
             that are no logits.
         seconds: of wall time.
@@ -214,7 +215,7 @@ class _Judge:
         out = torch.cat([torch.as_tensor(model(x)) for x in self._parts])
         model.train(was)
         wanted = torch.cat(self._float)
-        distance = float(distillation(out, wanted))
+        distance = float(distillation(out, wanted, 1.0))  # T = 4 weighs what decides nothing
         if out.dim() != 2 or out.shape[1] < 2:
             return distance, None
         return distance, 100 * float((out.argmax(1) == wanted.argmax(1)).double().mean())

@@ -6,7 +6,7 @@ import copy
 import lzma
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, final
 
@@ -175,15 +175,25 @@ def keep_clusters(
 def _finetuned(
     model: QuantizedModel, network: ZooNetwork, effort: Mapping[str, Any], options: Options
 ) -> QuantizedModel:
-    """Return the integers after training on them, the float network as the teacher."""
-    trainable = TrainableModel(model, learn_edges=True)
+    """Return the integers after training on them, the float network as the teacher.
+
+    Training starts from the float weights, not from the entries that they were clustered to: a
+    weight between two clusters has a short way to the other one.
+    """
+    graph = simplify(capture(network.module, [network.example]))
+    program = replace(model.program, graph=replace(model.program.graph, params=graph.params))
+    trainable = TrainableModel(
+        QuantizedModel(program, model.recipe, model.target, model.machine, model.provenance),
+        learn_edges=True,
+    )
     samples = effort["samples"]
     batches = TrainingBatches(
         network.train, _BATCH, seed=options.seed, labelled=False,
         limit=None if samples is None else min(samples, network.train.n),
     )  # fmt: skip
     decides = {
-        "data": network.train.sha256, "teacher": network.weights, "samples": samples,
+        "data": network.train.sha256, "teacher": network.weights, "start": "float weights",
+        "samples": samples,
         "epochs": effort["epochs"], "batch": _BATCH, "seed": options.seed,
     }  # fmt: skip
     steps = effort["epochs"] * len(batches)
