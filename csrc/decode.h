@@ -17,15 +17,28 @@ using bitsmith::plane_word;
 constexpr uint32_t code_mask(int bits) { return (1u << bits) - 1; }
 constexpr bool one_plane(int bits) { return (bits & (bits - 1)) == 0; }
 
-// Bytes that are asked for in advance.
-constexpr int kAhead = 2048;
+// Bytes that are asked for in advance: for the cache next to the core, and for the one behind it,
+// so that its few places for what is under way are not taken for long.
+constexpr int kAhead = 512;
+constexpr int kFarAhead = 4096;
 
 // The processor stops looking ahead where a page ends.
 template <int words>
 BSK_INLINE void ask_ahead(const uint32_t* chunk) {
   for (int word = 0; word < words; word += 16) {
-    __builtin_prefetch(reinterpret_cast<const char*>(chunk + word) + kAhead);
+    const auto* at = reinterpret_cast<const char*>(chunk + word);
+    __builtin_prefetch(at + kAhead, 0, 3);
+    __builtin_prefetch(at + kFarAhead, 0, 2);
   }
+}
+
+// Scales and zero points are streams of their own, too slow for the processor to follow.
+template <int lanes>
+BSK_INLINE void ask_ahead(const Block& block, int64_t group) {
+  const int64_t at = group * lanes;
+  const auto* scales = static_cast<const char*>(block.scales);
+  __builtin_prefetch(scales + at * (block.half_scales ? 2 : 4) + kAhead);
+  if (block.zeros) __builtin_prefetch(block.zeros + at + kAhead);
 }
 
 template <class V>

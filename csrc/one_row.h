@@ -15,7 +15,7 @@ constexpr int kChains = 4;
 
 // Take a block half chunk by half chunk (16 columns): begin(group), half(chunk's words, its
 // number, constant 0 or 1) …, end(group).
-template <int chunk_words, class Begin, class Half, class End>
+template <int chunk_words, int lanes, class Begin, class Half, class End>
 BSK_INLINE void walk(const Block& block, Begin begin, Half half, End end) {
   const uint32_t* words = block.words;
   const bool two_groups = block.group_chunks == 0;
@@ -23,6 +23,7 @@ BSK_INLINE void walk(const Block& block, Begin begin, Half half, End end) {
   for (int64_t chunk = 0; chunk < block.chunks; ++chunk, words += chunk_words) {
     ask_ahead<chunk_words>(words);
     if (left == 0) {
+      if (block.groups > 1) ask_ahead<lanes>(block, group);
       begin(group);
       left = two_groups ? 1 : block.group_chunks;
     }
@@ -58,7 +59,7 @@ template <class V, int bits, Place place>
 BSK_INLINE void one_row_looked_up(const Block& block, const float* x, float* out) {
   FloatSums<V> sums;
   const Table<V, bits, place> table(block);
-  walk<bits * V::kLanes>(
+  walk<bits * V::kLanes, V::kLanes>(
       block, [&](int64_t) BSK_INLINED { sums.begin(); },
       [&](const uint32_t* words, int64_t chunk, auto half) BSK_INLINED {
         const float* at = x + chunk * kChunk;
@@ -79,7 +80,7 @@ template <class V, int bits>
 void one_row_integers(const Block& block, const float* x, float* out) {
   FloatSums<V> sums;
   Origin<V> origin(V::real(0));
-  walk<bits * V::kLanes>(
+  walk<bits * V::kLanes, V::kLanes>(
       block,
       [&](int64_t group) BSK_INLINED {
         sums.begin();
@@ -111,7 +112,7 @@ template <class V, int bits>
 void one_row_codes(const Block& block, const CodeRows& x, float* out) {
   typename V::Int sum[kChains];
   auto total = V::real(0);
-  walk<bits * V::kLanes>(
+  walk<bits * V::kLanes, V::kLanes>(
       block,
       [&](int64_t) BSK_INLINED {
         for (auto& part : sum) part = V::splat(0);

@@ -10,13 +10,14 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from bitsmith.errors import BitsmithError, DataError, InputError, SchemeError, WeightsError
 from bitsmith.model.kernels import library as loading
 from bitsmith.model.kernels.form import MachineForm, form_of, structure
 from bitsmith.model.kernels.library import Kernels, kernels, why_not
 from bitsmith.model.kernels.operators import embedding, linear
-from bitsmith.model.kernels.weight import pack_weight
+from bitsmith.model.kernels.weight import in_large_pages, pack_weight
 from bitsmith.numbers.affine import quantize
 from bitsmith.numbers.formats.codebook import LearnedFormat
 from bitsmith.numbers.formats.integer import int4, int16, uint4
@@ -44,6 +45,43 @@ def test_pytorch_accepts_the_operators() -> None:
     torch.library.opcheck(linears, (x, packed, text, bias, 0))
     torch.library.opcheck(linears, (x.bfloat16(), packed, text, None, 1))
     torch.library.opcheck(embeddings, (packed, text, index, torch.float16))
+
+
+class Seen(TorchDispatchMode):
+    """The names of the operators that PyTorch runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]  # as PyTorch has it
+        self.names.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+def test_who_watches_sees_the_operator_and_the_same_numbers() -> None:
+    _, text, packed = weight()
+    x = torch.randn(2, 3, 64)
+    with torch.no_grad():
+        alone = linear(x, packed, text, None)
+        with Seen() as seen:
+            watched = linear(x, packed, text, None)
+        with torch.profiler.profile() as profile:
+            profiled = linear(x, packed, text, None)
+    assert "bitsmith.linear.default" in seen.names
+    assert "bitsmith::linear" in {event.key for event in profile.key_averages()}
+    assert torch.equal(alone, watched)
+    assert torch.equal(alone, profiled)
+
+
+def test_a_large_weight_begins_with_a_large_page() -> None:
+    page = 1 << 21
+    for size, spare in ((page, 0), (2 * page + 64, page)):
+        packed = torch.randint(256, (size,), dtype=torch.uint8)
+        moved = in_large_pages(packed)
+        assert torch.equal(moved, packed)
+        assert moved.untyped_storage().nbytes() == size + spare
+        assert not spare or moved.data_ptr() % page == 0
 
 
 def test_gradients_are_those_of_the_dequantized_weight() -> None:

@@ -60,6 +60,9 @@ def refusal(form: MachineForm) -> str:
     return "the library has no kernel for it" if library.packed_bytes(address) < 0 else ""
 
 
+_LARGE_PAGE = 1 << 21
+
+
 def pack_weight(q: QTensor, form: MachineForm) -> Tensor:
     """Return the bytes of ``q`` for this machine, uint8 ``[size]``.
 
@@ -99,8 +102,14 @@ def in_large_pages(packed: Tensor) -> Tensor:
 
 
 def _room(library: Kernels, count: int) -> Tensor:
-    """Return memory for a packed weight, not written yet."""
-    found = torch.empty(count, dtype=torch.uint8)
+    """Return memory for a packed weight, not written yet.
+
+    Where it takes several large pages it begins with one: what lies before is never touched.
+    """
+    spare = _LARGE_PAGE if count >= 2 * _LARGE_PAGE else 0
+    room = torch.empty(count + spare, dtype=torch.uint8)
+    first = -room.data_ptr() % _LARGE_PAGE if spare else 0
+    found = room[first : first + count]
     library.large_pages(found.data_ptr(), count)
     return found
 
