@@ -23,7 +23,7 @@ from bitsmith.model.qat.trainable import TrainableModel
 from bitsmith.model.train import Batches, TrainingRun
 from bitsmith.model.train import fit as train
 
-__all__ = ["distillation", "fit", "parameter_groups"]
+__all__ = ["TEMPERATURE", "distillation", "fit", "parameter_groups"]
 
 _SCALES = ("log_scale", "scale", "offset")
 """Names of the parameters that are scales, in both lanes."""

@@ -17,8 +17,8 @@ from bitsmith.data.training import check_training_data
 from bitsmith.errors import InputError
 from bitsmith.model.checkpoint import Checkpoint, read_checkpoint, snapshot, write_checkpoint
 from bitsmith.model.divergence import DivergedError
-from bitsmith.model.graph.operators import run_float
-from bitsmith.model.qat.fit import distillation, fit
+from bitsmith.model.qat.fit import fit
+from bitsmith.model.qat.judge import Judge
 from bitsmith.model.qat.reconstruct import Reconstruction, ReconstructionRow, reconstruct, tabled
 from bitsmith.model.qat.refusals import check_climb, held_out, obstacles, read_once, too_few
 from bitsmith.model.qat.trainable import TrainableModel
@@ -138,9 +138,9 @@ def climb(
         ],
     )
     judged = held_out(len(samples))
-    judge = _Judge(quantized, samples[-judged:])
-    distance, agreement = judge(model)
-    rungs = [Rung("ranges and rounding", distance, agreement, 0.0, True)]
+    judge = Judge(quantized, samples[-judged:])
+    found = judge(model)
+    rungs, nearest = [Rung("ranges and rounding", *found.shown, 0.0, True)], found.order
     if effort == "low":
         return quantized, rungs
     best, interrupted = quantized, False
@@ -158,7 +158,6 @@ def climb(
         ),
     ]
     for name, stage in stages[: 1 if effort == "medium" else 2]:
-        nearest = min(r.distance for r in rungs)
         top = max(rungs, key=lambda r: r.agreement or 0.0).agreement
         if interrupted or (ladder.goal is not None and (top or 0.0) >= ladder.goal):
             break
@@ -170,11 +169,11 @@ def climb(
         except DivergedError as error:
             stopped = str(error)
             warnings.warn(f"{name} stopped: {error}", RuntimeWarning, stacklevel=2)
-        distance, agreement = judge(model)
-        better, seconds = distance < nearest, time.perf_counter() - started
-        rungs.append(Rung(name, distance, agreement, seconds, better, stopped))
+        found = judge(model)
+        better, seconds = found.order < nearest, time.perf_counter() - started
+        rungs.append(Rung(name, *found.shown, seconds, better, stopped))
         if better:
-            best = model.converted()
+            best, nearest = model.converted(), found.order
         elif name != stages[-1][0]:
             model = TrainableModel(best)
     best.provenance["effort"] = effort
@@ -195,30 +194,6 @@ def check_effort(effort: str) -> None:
     """
     if effort not in get_args(Effort):
         raise InputError(f"effort is one of {', '.join(get_args(Effort))}, not {effort!r}")
-
-
-@final
-class _Judge:
-    """Distance from the float model, on samples that nothing learns from."""
-
-    def __init__(self, quantized: QuantizedModel, samples: Tensor) -> None:
-        self._parts = torch.split(samples, 128)
-        graph = quantized.program.graph
-        with torch.no_grad():
-            self._float = [run_float(graph, [x])[0] for x in self._parts]
-
-    @torch.no_grad()
-    def __call__(self, model: TrainableModel) -> tuple[float, float | None]:
-        """Return distance and agreement of the integers that ``model`` stands for."""
-        was, model.drop = model.training, 0.0
-        model.train()  # the same integers, faster
-        out = torch.cat([torch.as_tensor(model(x)) for x in self._parts])
-        model.train(was)
-        wanted = torch.cat(self._float)
-        distance = float(distillation(out, wanted, 1.0))  # T = 4 weighs what decides nothing
-        if out.dim() != 2 or out.shape[1] < 2:
-            return distance, None
-        return distance, 100 * float((out.argmax(1) == wanted.argmax(1)).double().mean())
 
 
 def _learn(

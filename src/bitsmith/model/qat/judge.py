@@ -1,0 +1,68 @@
+"""How near a model that trains is to the float one: which stage of an effort is kept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor
+
+from bitsmith.model.graph.operators import run_float
+from bitsmith.model.qat.fit import TEMPERATURE, distillation
+from bitsmith.model.qat.trainable import TrainableModel
+from bitsmith.model.quantized import QuantizedModel
+
+__all__ = ["Found", "Judge"]
+
+
+@final
+@dataclass(frozen=True)
+class Found:
+    """How far a model's outputs are from the float ones.
+
+    Attributes:
+        distance: at T = 1, or the mean squared difference.
+        softened: at T = 4: also where the float model is so sure that nothing shows at T = 1, as on
+            synthesised samples.
+        agreement: in percent; None for outputs that are no logits.
+    """
+
+    distance: float
+    softened: float
+    agreement: float | None
+
+    @property
+    def shown(self) -> tuple[float, float | None]:
+        """What a rung tells."""
+        return self.distance, self.agreement
+
+    @property
+    def order(self) -> tuple[float, float]:
+        """The smaller one is nearer."""
+        return round(self.distance, 6), self.softened
+
+
+@final
+class Judge:
+    """Distance from the float model, on samples that nothing learns from."""
+
+    def __init__(self, quantized: QuantizedModel, samples: Tensor) -> None:
+        self._parts = torch.split(samples, 128)
+        graph = quantized.program.graph
+        with torch.no_grad():
+            self._float = [run_float(graph, [x])[0] for x in self._parts]
+
+    @torch.no_grad()
+    def __call__(self, model: TrainableModel) -> Found:
+        """Judge the integers that ``model`` stands for."""
+        was, model.drop = model.training, 0.0
+        model.train()  # the same integers, faster
+        out = torch.cat([torch.as_tensor(model(x)) for x in self._parts]).double()
+        model.train(was)
+        wanted = torch.cat(self._float).double()
+        agreement = None
+        if out.dim() == 2 and out.shape[1] > 1:
+            agreement = 100 * float((out.argmax(1) == wanted.argmax(1)).double().mean())
+        near, soft = (float(distillation(out, wanted, t)) for t in (1.0, TEMPERATURE))
+        return Found(max(near, 0.0), soft, agreement)

@@ -1,0 +1,43 @@
+"""Which of two models is nearer to float."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from bitsmith.model.ptq import ptq
+from bitsmith.model.qat.judge import Found, Judge
+from bitsmith.model.qat.trainable import TrainableModel
+
+
+def test_judged_by_predictions_and_where_those_are_sure_by_what_is_below() -> None:
+    near, far = Found(0.25, 2.0, 90.0), Found(0.26, 1.0, 90.0)
+    assert near.order < far.order
+    sure, surer = Found(1e-11, 0.2, 100.0), Found(3e-11, 0.1, 100.0)
+    assert surer.order < sure.order
+
+
+def test_distance_is_the_divergence_of_the_deployed_predictions() -> None:
+    torch.manual_seed(0)
+    net, x = nn.Linear(8, 4), torch.randn(200, 8)
+    quantized = ptq(net, "W2A4", [x])
+    found = Judge(quantized, x)(TrainableModel(quantized))
+    with torch.no_grad():
+        ours, theirs = quantized(x).double(), net(x).double()
+    p, q = torch.softmax(theirs, 1), torch.softmax(ours, 1)
+    assert found.distance == pytest.approx(float((p * (p / q).log()).sum(1).mean()), rel=1e-5)
+    same = 100 * float((ours.argmax(1) == theirs.argmax(1)).double().mean())
+    assert found.agreement == pytest.approx(same)
+    assert found.shown == (found.distance, found.agreement)
+
+
+def test_outputs_that_are_no_logits_have_no_agreement() -> None:
+    torch.manual_seed(0)
+    net, x = nn.Linear(8, 1), torch.randn(64, 8)
+    quantized = ptq(net, "W4A8", [x])
+    found = Judge(quantized, x)(TrainableModel(quantized))
+    with torch.no_grad():
+        error = float((quantized(x) - net(x)).double().square().mean())
+    assert found.agreement is None
+    assert found.distance == pytest.approx(error, rel=1e-4)
