@@ -147,7 +147,7 @@ class _Judge:
         for (recipe, method), right in self._right.items():
             shares = [100 * float(r.double().mean()) for r in right]
             row: dict[str, Any] = {"network": self.name, "recipe": recipe, "method": method}
-            row |= {"accuracy": median(shares), "of seeds": [round(s, 2) for s in shares]}
+            row |= {"accuracy": round(median(shares), 2), "of seeds": [round(s, 2) for s in shares]}
             for title, other in (("nearest", (recipe, "nearest")), ("float", ("float32", ""))):
                 if other in self._right and other != (recipe, method):
                     pairs = torch.cat(right), torch.cat(self._right[other])
