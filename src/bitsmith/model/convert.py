@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import final
 
 import torch
 from torch import Tensor
 
+from bitsmith.algorithms.rounding import Rounded, Rounding
 from bitsmith.algorithms.roundings.nearest import Nearest
 from bitsmith.algorithms.roundings.shared_table import SharedTable
 from bitsmith.errors import DataError, WeightsError
@@ -20,7 +21,14 @@ from bitsmith.numbers.packing import packed_bytes
 from bitsmith.numbers.qtensor import QTensor
 from bitsmith.numbers.scheme import Scheme
 
-__all__ = ["IntegerLayer", "integer_layer", "integer_table", "layer_of", "least_scale"]
+__all__ = [
+    "IntegerLayer",
+    "demanded_codes",
+    "integer_layer",
+    "integer_table",
+    "layer_of",
+    "least_scale",
+]
 
 #: |bias code| stays below this, so that bias plus products stay inside int32.
 _BIAS_LIMIT = float(1 << 30)
@@ -95,17 +103,36 @@ def integer_layer(node: Node, placement: Placement, target: Target, x: Encoding)
     if bias is not None and not bool(torch.isfinite(bias).all()):
         raise WeightsError(f"layer {node.name}: a bias is not finite")
     scheme = placement.weights[node.name]
-    min_scale = least_scale(weight, bias, x, scheme)
     table_bits = placement.tables.get(node.name)
     rounding = target.rounding(node, weight, scheme, x.format.bits)
     if table_bits is not None:
         rounding = SharedTable(table_bits, target.entry_limit(node, weight, x.format.bits))
+    rounded = _rounded(node, weight, bias, scheme, x, rounding)
+    errors = rounded.error, rounded.nearest_error
+    return layer_of(node, rounded.qtensor, bias, x, *errors, table_bits=table_bits)
+
+
+def demanded_codes(
+    node: Node, weight: Tensor, bias: Tensor | None, scheme: Scheme, target: Target, x: Encoding
+) -> QTensor:
+    """Return the codes of a weight that ``target`` itself would choose, as :func:`integer_layer`.
+
+    Raises:
+        WeightsError: the weight is not finite.
+    """
+    rounding = target.rounding(node, weight, scheme, x.format.bits)
+    return _rounded(node, weight, bias, scheme, x, rounding).qtensor
+
+
+def _rounded(
+    node: Node, weight: Tensor, bias: Tensor | None, scheme: Scheme, x: Encoding, rounding: Rounding
+) -> Rounded:
+    min_scale = least_scale(weight, bias, x, scheme)
     try:
-        rounded = rounding(weight, scheme, min_scale=min_scale)
+        found = rounding(weight, scheme, min_scale=min_scale)
     except DataError as error:
         raise WeightsError(f"layer {node.name}: {error}") from error
-    q = _without_empty_scales(rounded.qtensor, weight, min_scale)
-    return layer_of(node, q, bias, x, rounded.error, rounded.nearest_error, table_bits=table_bits)
+    return replace(found, qtensor=_without_empty_scales(found.qtensor, weight, min_scale))
 
 
 def layer_of(

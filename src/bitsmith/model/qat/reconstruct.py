@@ -9,10 +9,17 @@ from dataclasses import dataclass
 from typing import Any, Literal, final
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from bitsmith.errors import DataError, InputError
 from bitsmith.model.qat.block_inputs import BlockInputs
+from bitsmith.model.qat.block_start import (
+    choose_start,
+    kept_values,
+    layers_of,
+    restore,
+    scales_of,
+)
 from bitsmith.model.qat.refusals import obstacles
 from bitsmith.model.qat.relative import RelativeAdam, step_sizes
 from bitsmith.model.qat.segments import Segment, segments
@@ -173,17 +180,12 @@ def _row(
     reason: str,
     seconds: float,
 ) -> ReconstructionRow:
-    layers = _layers(model, part)
+    layers = layers_of(model, part)
     frozen = tuple(n for n in layers if isinstance(model.codes_of(n), FrozenWeight))
     before, after = (e if e is not None and math.isfinite(e) else None for e in (before, after))
     return ReconstructionRow(
         part.name, tuple(layers), frozen, before, after, not reason, reason, seconds
     )
-
-
-def _layers(model: TrainableModel, part: Segment) -> list[str]:
-    known = set(model.layer_names())
-    return [n.name for n in part.nodes if n.name in known]
 
 
 def _tune(
@@ -196,18 +198,19 @@ def _tune(
     started = time.perf_counter()
     power = float(inputs.target.double().square().mean()) or 1.0
     before = inputs.error(part) / power
-    own = _copies(model, part)
+    own = kept_values(model, part)
     try:
+        choose_start(model, part, inputs)
         if not _descend(model, part, inputs, how, power, advance):
             return _row(model, part, before, before, "nothing in it trains", 0.0)
         after = inputs.error(part) / power
     except BaseException:
-        _restore(own)
+        restore(own)
         raise
     reason = ""
     if not after < before:
         reason = "what was learned is no nearer" if math.isfinite(after) else "it diverged"
-        _restore(own)
+        restore(own)
     return _row(model, part, before, after, reason, time.perf_counter() - started)
 
 
@@ -220,7 +223,7 @@ def _descend(
     advance: Callable[[int], None] | None,
 ) -> bool:
     """Train what is in ``part``; return whether there is anything."""
-    learned = model.learn_rounding(_layers(model, part)) if how.learn == "rounding" else {}
+    learned = model.learn_rounding(layers_of(model, part)) if how.learn == "rounding" else {}
     try:
         optimizer = _optimizer(model, part, learned, how)
         if optimizer is None:
@@ -255,11 +258,11 @@ def _optimizer(
     learned: Mapping[str, LearnedRounding],
     how: Reconstruction,
 ) -> RelativeAdam | None:
-    layers = _layers(model, part)
+    layers = layers_of(model, part)
     rounding = [r.v for r in learned.values()]
     if not learned:
         rounding = [p for p in model.weights_of(layers) if p.requires_grad]
-    others = [*model.biases_of(layers), *_scales(model, part)]
+    others = [*model.biases_of(layers), *scales_of(model, part)]
     lr = how.lr or (6e-3 if how.learn == "weights" else 1e-2)
     groups = [{"params": rounding, "lr": lr}, {"params": others, "lr": how.scale_lr}]
     groups = [g for g in groups if g["params"]]
@@ -276,24 +279,3 @@ def _undecided(learned: Mapping[str, LearnedRounding], t: float, weight: float) 
     count = sum(r.v.numel() for r in learned.values())
     total = torch.stack([r.undecided(exponent) for r in learned.values()]).sum()
     return weight * total / count
-
-
-def _scales(model: TrainableModel, part: Segment) -> list[nn.Parameter]:
-    """Scales that the block may move: not that of its input, which the block before has given."""
-    given: set[int] = set()
-    if part.input in model.source.program.encodings:
-        given = {id(p) for p in model.range_of(part.input).parameters()}
-    return [p for p in model.scales_of(part.nodes) if id(p) not in given]
-
-
-def _copies(model: TrainableModel, part: Segment) -> list[tuple[nn.Parameter, Tensor]]:
-    """Every parameter that the tuning of ``part`` may change, with its value."""
-    layers = _layers(model, part)
-    lists = model.weights_of(layers), model.biases_of(layers), _scales(model, part)
-    return [(p, p.detach().clone()) for parameters in lists for p in parameters]
-
-
-@torch.no_grad()
-def _restore(copies: list[tuple[nn.Parameter, Tensor]]) -> None:
-    for parameter, value in copies:
-        parameter.copy_(value)
