@@ -56,7 +56,9 @@ def test_codes_and_biases_that_take_back_errors_of_others_are_given_up() -> None
     assert inputs.error(part) < 1e-3 * spoilt
     node = model.source.program.graph.node(layers_of(model, part)[-1])
     assert node is not None
-    assert torch.equal(bias, model.source.program.graph.param(node, "bias"))
+    plain = model.source.program.graph.param(node, "bias")
+    assert plain is not None
+    assert torch.equal(bias, plain)
 
 
 def test_what_is_better_stays() -> None:
