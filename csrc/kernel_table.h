@@ -10,16 +10,21 @@
 
 namespace {
 
-// `fused`: with products of one row that decode in registers.
-template <class V, bool fused, int bits>
+// How one row is multiplied: as several ones are, decoded in registers, or that and as digits.
+enum class OneRow { kSame, kFused, kDigits };
+
+template <class V, OneRow one_row, int bits>
 constexpr void set_width(bitsmith::Kernels* table) {
   table->decode_integers[bits - 1] = chunk_integers<V, bits>;
   table->decode_table[bits - 1] = chunk_table<V, bits>;
   table->decode_codes[bits - 1] = chunk_codes<V, bits>;
-  if constexpr (fused) {
+  if constexpr (one_row != OneRow::kSame) {
     table->one_row_integers[bits - 1] = one_row_integers<V, bits>;
     table->one_row_codes[bits - 1] = one_row_codes<V, bits>;
     table->one_row_table[bits - 1] = one_row_table<V, bits>;
+  }
+  if constexpr (one_row == OneRow::kDigits) {
+    table->one_row_digits[bits - 1] = one_row_digits<V, bits>;
   }
 }
 
@@ -30,17 +35,17 @@ constexpr void set_products(bitsmith::Kernels* table) {
 }
 
 // Of all widths but 7, which is stored in 8 bits.
-template <class V, bool fused>
+template <class V, OneRow one_row>
 constexpr bitsmith::Kernels make_kernels() {
   bitsmith::Kernels table{};
   table.lanes = V::kLanes;
-  set_width<V, fused, 1>(&table);
-  set_width<V, fused, 2>(&table);
-  set_width<V, fused, 3>(&table);
-  set_width<V, fused, 4>(&table);
-  set_width<V, fused, 5>(&table);
-  set_width<V, fused, 6>(&table);
-  set_width<V, fused, 8>(&table);
+  set_width<V, one_row, 1>(&table);
+  set_width<V, one_row, 2>(&table);
+  set_width<V, one_row, 3>(&table);
+  set_width<V, one_row, 4>(&table);
+  set_width<V, one_row, 5>(&table);
+  set_width<V, one_row, 6>(&table);
+  set_width<V, one_row, 8>(&table);
   set_products<V, 0>(&table);
   set_products<V, 1>(&table);
   set_products<V, 2>(&table);

@@ -20,6 +20,9 @@ struct CodeRows {
 using DecodeFloats = void (*)(const Block& block, int64_t chunk, float* out);
 using DecodeCodes = void (*)(const Block& block, int64_t chunk, uint32_t* out);
 
+// Digits of a number of a row that is cut into them (digits.h).
+inline constexpr int kDigits = 4;
+
 struct Kernels {
   int lanes;
   DecodeFloats decode_integers[8];  // [bits − 1]
@@ -38,12 +41,17 @@ struct Kernels {
   void (*one_row_integers[8])(const Block& block, const float* x, float* out);  // [bits − 1]
   void (*one_row_table[8])(const Block& block, const float* x, float* out);
   void (*one_row_codes[8])(const Block& block, const CodeRows& x, float* out);
+  // A row of floats as rows of its digits; the sums are those of the row, over its scale.
+  void (*one_row_digits[8])(const Block& block, const CodeRows& x, float* out);
 
   // x as float32 (`type` is BSK_FLOAT32 …).
   void (*widen)(int type, const void* x, int64_t count, float* out);
   // Codes and scale of a row; false where it is not finite.
   bool (*quantize)(const float* x, int64_t count, int8_t* codes, float* scale);
   int32_t (*sum_codes)(const int8_t* codes, int64_t count);
+  // The digits of a row (digits.h), [kDigits][stride], lowest first, and what they count; false
+  // where there are none. `count`: a multiple of 16. Null where floats are multiplied as they are.
+  bool (*cut)(const float* row, int64_t count, int64_t stride, int8_t* digits, float* scale);
 };
 
 // Each exists only where it was compiled.

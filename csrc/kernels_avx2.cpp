@@ -3,6 +3,6 @@
 
 namespace bitsmith {
 
-const Kernels kAvx2Kernels = make_kernels<Avx2, true>();
+const Kernels kAvx2Kernels = make_kernels<Avx2, OneRow::kFused>();
 
 }  // namespace bitsmith

@@ -1,8 +1,18 @@
+#include "digits_avx512.h"
 #include "kernel_table.h"
 #include "vector_avx512.h"
 
 namespace bitsmith {
+namespace {
 
-const Kernels kAvx512Kernels = make_kernels<Avx512, true>();
+constexpr Kernels with_digits() {
+  Kernels table = make_kernels<Avx512, OneRow::kDigits>();
+  table.cut = cut_row;
+  return table;
+}
+
+}  // namespace
+
+const Kernels kAvx512Kernels = with_digits();
 
 }  // namespace bitsmith

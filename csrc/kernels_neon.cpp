@@ -3,6 +3,6 @@
 
 namespace bitsmith {
 
-const Kernels kNeonKernels = make_kernels<Neon, true>();
+const Kernels kNeonKernels = make_kernels<Neon, OneRow::kFused>();
 
 }  // namespace bitsmith

@@ -3,7 +3,7 @@
 
 namespace bitsmith {
 
-const Kernels kPortableKernels = make_kernels<Portable<4>, false>();
-const Kernels kLookupKernels = make_kernels<Portable<1>, false>();
+const Kernels kPortableKernels = make_kernels<Portable<4>, OneRow::kSame>();
+const Kernels kLookupKernels = make_kernels<Portable<1>, OneRow::kSame>();
 
 }  // namespace bitsmith

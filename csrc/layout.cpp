@@ -20,7 +20,7 @@ struct Header {
   int64_t n, k, group, tables;
   uint8_t rest[8];
 };
-static_assert(sizeof(Header) == 64);
+static_assert(sizeof(Header) == kHeaderBytes);
 
 int64_t round_up(int64_t value, int64_t step) { return (value + step - 1) / step * step; }
 

@@ -21,6 +21,7 @@
 namespace bitsmith {
 
 inline constexpr int kMostLanes = 16;
+inline constexpr int64_t kHeaderBytes = 64;
 
 // What is only known once the numbers have been seen.
 struct Storage {

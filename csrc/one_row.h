@@ -9,6 +9,7 @@
 namespace {
 
 using bitsmith::CodeRows;
+using bitsmith::kDigits;
 
 // Sums that are independent of each other: one would wait for each addition.
 constexpr int kChains = 4;
@@ -132,6 +133,46 @@ void one_row_codes(const Block& block, const CodeRows& x, float* out) {
             without_zero<V>(block, all, zero, x.sums[group], x.sums_real[group]);
         total = block.groups == 1 ? part
                                   : V::multiply_add(part, load_scales<V>(block, group), total);
+      });
+  V::store(out, total);
+}
+
+// A row of floats as digits, lowest first: x.quads[quad][digit], x.sums[group][digit].
+template <class V, int bits>
+void one_row_digits(const Block& block, const CodeRows& x, float* out) {
+  constexpr int kTurns = 2;  // sums of a digit that are independent of each other
+  typename V::Int sum[kTurns][kDigits];
+  auto total = V::real(0);
+  walk<bits * V::kLanes, V::kLanes>(
+      block,
+      [&](int64_t) BSK_INLINED {
+        for (auto& turn : sum) {
+          for (auto& part : turn) part = V::splat(0);
+        }
+      },
+      [&](const uint32_t* words, int64_t chunk, auto half) BSK_INLINED {
+        const int32_t* at = x.quads + chunk * kQuads * kDigits;
+        unroll<4>([&](auto q) BSK_INLINED {
+          constexpr int quad = 4 * decltype(half)::value + decltype(q)::value;
+          const auto codes = V::template factor<bits>(clean_quad<V, bits, quad>(words));
+          unroll<kDigits>([&](auto d) BSK_INLINED {
+            auto& part = sum[quad % kTurns][d];
+            part = V::template dot<bits>(part, codes, at + quad * kDigits + d);
+          });
+        });
+      },
+      [&](int64_t group) BSK_INLINED {
+        const auto zero = load_code_zeros<V, bits>(block, group);
+        auto value = V::real(0);
+        unroll<kDigits>([&](auto d) BSK_INLINED {
+          constexpr int digit = kDigits - 1 - decltype(d)::value;
+          const int64_t at = group * kDigits + digit;
+          const auto all = V::add_ints(sum[0][digit], sum[1][digit]);
+          const auto part = without_zero<V>(block, all, zero, x.sums[at], x.sums_real[at]);
+          value = d ? V::multiply_add(value, V::real(256), part) : part;
+        });
+        total = block.groups == 1 ? value
+                                  : V::multiply_add(value, load_scales<V>(block, group), total);
       });
   V::store(out, total);
 }

@@ -8,6 +8,8 @@
 
 #include <cstdint>
 
+#include "../layout.h"
+
 namespace bitsmith::panels {
 
 // Where sums go: y[row][column] = sum (· row_scale · column_scale) + bias, rounded to `type`.
@@ -122,9 +124,35 @@ struct SplitKernels {
   void (*leave)();
 };
 
+constexpr int64_t kMostTileRows = 2 * kTileRows;
+
+// Rows of bytes, in one or two tiles, times a block of the packed weight.
+struct TiledProduct {
+  int bits;
+  int64_t step;                   // columns of a tile: 16, 32 or 64
+  int64_t group_steps;            // of a group
+  int64_t row_tiles, tile_rows;
+  const int8_t* x;                // [columns / step][row_tiles][tile_rows][step]
+  const int32_t* x_sums;          // [groups][row_tiles · tile_rows]
+  const float* x_sums_real;       // the same
+  void (*decode)(const Block& block, int64_t chunk, uint32_t* out);
+
+  int64_t rows() const { return row_tiles * tile_rows; }
+};
+
+struct TiledKernels {
+  // sums[row][lane] = Σ_g scale_g · float(Σ (u − zero_g) · x), of one group without the scale.
+  void (*multiply)(const TiledProduct& product, const Block& block, float* sums);
+  Finish finish;
+  // Before a thread's first product with such tiles, and after its last one.
+  void (*enter)(int64_t tile_rows, int64_t step);
+  void (*leave)();
+};
+
 // Each exists only where it was compiled.
 extern const FloatKernels kFloatPortable, kFloatAvx2, kFloatAvx512;
 extern const SplitKernels kSplitAmx;
+extern const TiledKernels kTiledAmx;
 extern const IntegerKernels kIntegerPortable, kIntegerAvx2, kIntegerAvx512, kIntegerAmx;
 // For weights of 6 bits at most.
 extern const IntegerKernels kNarrowIntegerAvx2;

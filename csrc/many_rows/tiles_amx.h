@@ -51,6 +51,12 @@ inline void multiply_tiles() {
   asm volatile("tdpbssd %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(Sums), "i"(A), "i"(B));
 }
 
+// sums += a · b, of signed bytes times unsigned ones.
+template <int Sums, int A, int B>
+inline void multiply_codes_tiles() {
+  asm volatile("tdpbsud %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(Sums), "i"(A), "i"(B));
+}
+
 // sums += a · b, of bfloat16 in float32.
 template <int Sums, int A, int B>
 inline void multiply_bfloat16_tiles() {

@@ -55,6 +55,7 @@ void expect(bool holds, const char* what, const bsk_weight& w) {
 
 void check_product(const Library& lib, const Weight& weight, const uint8_t* packed) {
   const bsk_weight& w = weight.w;
+  const int64_t used = lib.packed_used(&w, packed);
   const Rows x = random_rows(w.k);
   const int rows = one_in(2) ? BSK_ROWS_INT8 : BSK_ROWS_FLOAT;
   const int64_t element = x.type == BSK_FLOAT32 ? 4 : 2;
@@ -63,7 +64,7 @@ void check_product(const Library& lib, const Weight& weight, const uint8_t* pack
   for (auto& b : bias) b = number();
   std::vector<uint8_t> y(x.m ? ((x.m - 1) * y_stride + w.n) * element : 0);
   const int status =
-      lib.linear(&w, packed, x.type, x.bytes.data(), x.m, x.stride,
+      lib.linear(&w, packed, used, x.type, x.bytes.data(), x.m, x.stride,
                  bias.empty() ? nullptr : bias.data(), y.data(), y_stride, rows,
                  1 + static_cast<int>(below(4)));
   if (rows == BSK_ROWS_INT8 && w.kind == BSK_TABLE) {
@@ -140,7 +141,7 @@ void check_nonsense(const Library& lib, const Weight& weight, const uint8_t* pac
   lib.packed_bytes(&w);
   if (lib.packed_used(&w, packed) != used) {
     float nothing[1] = {0};
-    lib.linear(&w, packed, 0, nothing, 0, 1, nullptr, nothing, 1, 0, 1);
+    lib.linear(&w, packed, used, 0, nothing, 0, 1, nullptr, nothing, 1, 0, 1);
   }
   Bytes changed = bytes_at_64(used);
   memcpy(changed.get(), packed, static_cast<size_t>(used));
@@ -150,11 +151,16 @@ void check_nonsense(const Library& lib, const Weight& weight, const uint8_t* pac
   }
   float x = 0;
   const auto call = [&](const void* rows, int64_t m, int type, int kind) {
-    return lib.linear(&weight.w, packed, type, rows, m, weight.w.k, nullptr, nullptr, 1, kind, 1);
+    return lib.linear(&weight.w, packed, used, type, rows, m, weight.w.k, nullptr, nullptr, 1, kind,
+                      1);
   };
   expect(call(&x, -1, 0, 0) < 0 && call(&x, 1, 3, 0) < 0 && call(&x, 1, -1, 0) < 0 &&
              call(nullptr, 1, 0, 0) < 0 && call(&x, 1, 0, 0) < 0 && call(&x, 1, 0, 9) < 0,
          "nonsense is taken", weight.w);
+  for (const int64_t held : {int64_t{0}, int64_t{63}, used - 64, used + 64, int64_t{-1}}) {
+    expect(lib.linear(&weight.w, packed, held, 0, &x, 1, weight.w.k, nullptr, &x, 1, 0, 1) < 0,
+           "another number of bytes is taken", weight.w);
+  }
 }
 
 void check_weight(const Library& lib) {

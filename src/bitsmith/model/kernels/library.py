@@ -18,7 +18,7 @@ __all__ = ["INSTRUCTIONS", "ROWS", "Kernels", "fail", "instructions", "kernels",
 
 VARIABLE = "BITSMITH_KERNELS"
 """A library to load in place of the installed one, or ``off`` for none."""
-VERSION = 1
+VERSION = 2
 NOT_FINITE = -9
 INSTRUCTIONS = {0: "portable", 1: "avx2", 2: "avx512", 3: "amx", 8: "neon"}
 ROWS = {"float": 0, "int8": 1, "lookup": 2}
@@ -30,7 +30,10 @@ _ERRORS: dict[int, tuple[_Error, str]] = {
     -1: (SchemeError, "no such kind, width, size or group of a packed weight"),
     -2: (WeightsError, "codes or zero points out of range"),
     -3: (WeightsError, "a scale or table entry is NaN or infinite"),
-    -4: (WeightsError, "the bytes are of another weight, machine or version: pack the weight here"),
+    -4: (
+        WeightsError,
+        "the bytes are of another weight, machine or version: pack the weight here",
+    ),
     -5: (InputError, "a size below 0, or no memory where some is needed"),
     -6: (IndexError, "an index that is no row of the table"),
     -7: (MemoryError, "no memory left for the product"),
@@ -69,8 +72,8 @@ class Kernels:
             self.unpack = self._function("unpack", [pointer] * 6)
             self.linear = self._function(
                 "linear",
-                [pointer, pointer, integer, pointer, long, long, pointer, pointer, long, integer,
-                 integer],
+                [pointer, pointer, long, integer, pointer, long, long, pointer, pointer, long,
+                 integer, integer],
             )  # fmt: skip
             self.embedding = self._function(
                 "embedding", [pointer, pointer, pointer, long, integer, pointer, integer]

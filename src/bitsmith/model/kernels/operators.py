@@ -16,8 +16,16 @@ from torch import Tensor, nn
 
 from bitsmith.errors import InputError
 from bitsmith.model.kernels.form import MachineForm, structure
-from bitsmith.model.kernels.library import NOT_FINITE, ROWS, TYPES, Kernels, fail, kernels, why_not
-from bitsmith.model.kernels.weight import checked
+from bitsmith.model.kernels.library import (
+    NOT_FINITE,
+    ROWS,
+    TYPES,
+    Kernels,
+    fail,
+    kernels,
+    why_not,
+)
+from bitsmith.model.kernels.weight import ALIGNMENT, checked
 from bitsmith.numbers.ranges import refuse_not_finite
 
 __all__ = ["embedding", "linear"]
@@ -54,17 +62,18 @@ def linear(
         DataError: of ``int8`` rows: ``x`` has NaN or infinite values.
         WeightsError: ``packed`` has another length, or is of another weight or machine.
     """
-    given = x if rows == "float" else x.detach()
-    if torch.is_grad_enabled() and (given.requires_grad or _learns(bias)):
-        return cast(Tensor, cast(Any, _Linear).apply(given, packed, weight, bias, ROWS[rows]))
-    plain = _plain(given) and _plain(packed) and (bias is None or _plain(bias))
-    run = _linear if plain and not _watched() else _linear_of
-    found: Tensor = run(given, packed, weight, bias, ROWS[rows])
+    number = ROWS[rows]
+    if torch.is_grad_enabled():
+        given = x.detach() if number else x
+        if given.requires_grad or (bias is not None and bias.requires_grad):
+            return cast(Tensor, cast(Any, _Linear).apply(given, packed, weight, bias, number))
+    plain = x.is_cpu and type(x) in _PLAIN and type(packed) is Tensor and type(bias) in _PLAIN
+    run: Any = _linear if plain and not _watched() else _linear_of
+    found: Tensor = run(x, packed, weight, bias, number)
     return found
 
 
-def _plain(x: Tensor) -> bool:
-    return x.is_cpu and type(x) in (Tensor, nn.Parameter)
+_PLAIN = (Tensor, nn.Parameter, type(None))
 
 
 def _watched() -> bool:
@@ -75,12 +84,19 @@ def _watched() -> bool:
     """
     return bool(
         torch.compiler.is_compiling()
-        or torch._C._len_torch_dispatch_stack()
-        or torch._C._len_torch_function_stack()
-        or torch._C._functorch.maybe_current_level() is not None
-        or torch._C._is_tracing()
+        or _dispatch_modes()
+        or _function_modes()
+        or _transform() is not None
+        or _traced()
         or torch.autograd.profiler._is_profiler_enabled
     )
+
+
+# Each name that is looked up on the way is memory that is not in the cache.
+_dispatch_modes = torch._C._len_torch_dispatch_stack
+_function_modes = torch._C._len_torch_function_stack
+_transform = torch._C._functorch.maybe_current_level
+_traced = torch._C._is_tracing
 
 
 def embedding(packed: Tensor, weight: str, index: Tensor, dtype: torch.dtype) -> Tensor:
@@ -97,10 +113,6 @@ def embedding(packed: Tensor, weight: str, index: Tensor, dtype: torch.dtype) ->
     """
     found: Tensor = _embedding_of(packed, weight, index, dtype)
     return found
-
-
-def _learns(bias: Tensor | None) -> bool:
-    return bias is not None and bias.requires_grad
 
 
 class _Linear(torch.autograd.Function):
@@ -137,36 +149,43 @@ def _library() -> Kernels:
 
 
 def _linear(x: Tensor, packed: Tensor, weight: str, bias: Tensor | None, rows: int) -> Tensor:
-    library = _library()
+    library = kernels() or _library()
     address, n, k, _alive = structure(weight)
-    kind = TYPES.get(x.dtype)
-    if kind is None or not x.dim() or x.shape[-1] != k or rows not in (0, 1):
+    kind, shape = TYPES.get(x.dtype), x.shape
+    if kind is None or not shape or shape[-1] != k or rows not in (0, 1):
         _refuse(f"rows are float32, float16 or bfloat16 [..., {k}]", x)
     if bias is not None and (
         bias.dtype != torch.float32 or bias.shape != (n,) or not bias.is_contiguous()
     ):
         _refuse(f"the bias is float32 [{n}]", bias)
-    packed = checked(library, packed, address)
-    flat = x if x.dim() == 2 else x.reshape(-1, k)
-    if flat.stride(1) != 1 or flat.stride(0) < k:  # rows that overlap, or are one row
-        flat = flat.contiguous()
-    y = x.new_empty((*x.shape[:-1], n))
+    size = packed.nbytes
+    if n < 1 or n * k > 8 * size or not packed.is_cpu or not packed.is_contiguous():
+        packed = checked(library, packed, address)
+    flat = x if len(shape) == 2 else x.reshape(-1, k)
+    stride, step = flat.stride()
+    if step != 1 or stride < k:  # rows that overlap, or are one row
+        flat, stride = flat.contiguous(), k  # of one row the stride may be anything
+    y = x.new_empty((*shape[:-1], n))
     status = library.linear(
         address,
         packed.data_ptr(),
+        size,
         kind,
         flat.data_ptr(),
         flat.shape[0],
-        max(flat.stride(0), k),  # of one row the stride may be anything
+        stride,
         None if bias is None else bias.data_ptr(),
         y.data_ptr(),
         n,
         rows,
         torch.get_num_threads(),
     )
-    if status == NOT_FINITE:
-        refuse_not_finite(x)
     if status:
+        if packed.data_ptr() % ALIGNMENT:
+            return _linear(x, checked(library, packed, address), weight, bias, rows)
+        if status == NOT_FINITE:
+            refuse_not_finite(x)
+        checked(library, packed, address)
         fail(status, f"rows {list(x.shape)} times a packed weight [{n}, {k}]")
     return y
 

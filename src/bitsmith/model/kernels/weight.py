@@ -16,6 +16,7 @@ from bitsmith.numbers.qtensor import QTensor
 from bitsmith.numbers.scheme import Scheme
 
 __all__ = [
+    "ALIGNMENT",
     "Unpacked",
     "checked",
     "in_large_pages",
@@ -26,7 +27,7 @@ __all__ = [
     "unpack_weight",
 ]
 
-_HEADER = _ALIGNMENT = 64
+_HEADER = ALIGNMENT = 64
 
 
 @final
@@ -191,7 +192,7 @@ def checked(library: Kernels, packed: Tensor, address: int) -> Tensor:
             f"a packed weight is uint8 bytes in a row on the CPU, {_HEADER} or more; this is "
             f"{packed.dtype} {list(packed.shape)} on {packed.device}"
         )
-    if packed.data_ptr() % _ALIGNMENT:
+    if packed.data_ptr() % ALIGNMENT:
         packed = packed.clone()
     used = library.packed_used(address, packed.data_ptr())
     if used < 0:

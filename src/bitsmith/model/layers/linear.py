@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import cast, final
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
@@ -79,8 +79,9 @@ class QuantLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         # Attributes of a module are slow to look up: that is a third of a small layer's time.
-        scale, bias = self._buffers["input_scale"], self._parameters["bias"]
-        packed = cast(PackedWeight, self._modules["packed"])
+        scale: Any = self._buffers["input_scale"]
+        bias: Any = self._parameters["bias"]
+        packed: Any = self._modules["packed"]
         if scale is not None:
             x = x / scale.to(x.dtype)
         suited = x.is_cpu and x.dtype in TYPES and x.shape[-1:] == self._width
@@ -91,8 +92,8 @@ class QuantLinear(nn.Module):
         if self._padding:
             x = functional.pad(x, (0, self._padding))
         if bias is not None and bias.dtype != torch.float32:
-            bias = cast(nn.Parameter, bias.float())
-        machine = cast(Tensor, packed._buffers["machine"])
+            bias = bias.float()
+        machine: Any = packed._buffers["machine"]
         return operators.linear(x, machine, packed.form, bias, self._rows)
 
     def _by_torch(self, x: Tensor) -> Tensor:
