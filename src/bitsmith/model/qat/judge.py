@@ -15,6 +15,9 @@ from bitsmith.model.quantized import QuantizedModel
 
 __all__ = ["Found", "Judge"]
 
+_HEAVIER = 2 / 3
+"""What a mixture has of the one sample; the rest is of the next."""
+
 
 @final
 @dataclass(frozen=True)
@@ -22,10 +25,10 @@ class Found:
     """How far a model's outputs are from the float ones.
 
     Attributes:
-        distance: at T = 1, or the mean squared difference.
+        distance: at T = 1, of samples and mixtures, or the mean squared difference.
         softened: at T = 4: also where the float model is so sure that nothing shows at T = 1, as on
             synthesised samples.
-        agreement: in percent; None for outputs that are no logits.
+        agreement: of samples, in percent; None for outputs that are no logits.
     """
 
     distance: float
@@ -45,9 +48,17 @@ class Found:
 
 @final
 class Judge:
-    """Distance from the float model, on samples that nothing learns from."""
+    """Distance from the float model, on samples that nothing learns from.
+
+    And on mixtures of two of them, as in arXiv:1710.09412: of samples that it was trained on the
+    float model is sure whatever is done to it, of mixtures it is as unsure as of new ones.
+    """
 
     def __init__(self, quantized: QuantizedModel, samples: Tensor) -> None:
+        self._count = len(samples)
+        if samples.is_floating_point():
+            mixtures = _HEAVIER * samples + (1 - _HEAVIER) * samples.roll(1, 0)
+            samples = torch.cat([samples, mixtures])
         self._parts = torch.split(samples, 128)
         graph = quantized.program.graph
         with torch.no_grad():
@@ -63,6 +74,7 @@ class Judge:
         wanted = torch.cat(self._float).double()
         agreement = None
         if out.dim() == 2 and out.shape[1] > 1:
-            agreement = 100 * float((out.argmax(1) == wanted.argmax(1)).double().mean())
+            same = out.argmax(1) == wanted.argmax(1)
+            agreement = 100 * float(same[: self._count].double().mean())
         near, soft = (float(distillation(out, wanted, t)) for t in (1.0, TEMPERATURE))
         return Found(max(near, 0.0), soft, agreement)

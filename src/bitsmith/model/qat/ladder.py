@@ -40,21 +40,24 @@ class Ladder:
         samples: for it, at most; held in memory.
         epochs: of distillation; the least width of weights and activations decides between the
             numbers for 4 bits and more, 3 bits, and 2 or less.
+        lr: of distillation at the start, in quantization steps (:func:`fit`).
         goal: agreement with the float model's predictions, in percent of the judged samples, at
             which no further rung is climbed; None climbs them all.
     """
 
     blocks: Reconstruction = field(default_factory=Reconstruction)
     samples: int = 2048
-    epochs: tuple[int, int, int] = (6, 18, 18)
+    epochs: tuple[int, int, int] = (18, 30, 24)
+    lr: float = 1e-2
     goal: float | None = None
 
     def __post_init__(self) -> None:
         bad_goal = self.goal is not None and not 0 < self.goal <= 100
-        if self.samples < 1 or len(self.epochs) != 3 or min(self.epochs) < 1 or bad_goal:
+        bad_epochs = len(self.epochs) != 3 or min(self.epochs) < 1
+        if self.samples < 1 or bad_epochs or not self.lr > 0 or bad_goal:
             raise InputError(
-                "a ladder has at least one sample, three numbers of epochs of at least one, and a "
-                f"goal in (0, 100] or None, not {self}"
+                "a ladder has at least one sample, three numbers of epochs of at least one, a rate "
+                f"above 0, and a goal in (0, 100] or None, not {self}"
             )
 
 
@@ -65,9 +68,9 @@ class Rung:
 
     Attributes:
         name: ``ranges and rounding``, ``block reconstruction`` or ``distillation``.
-        distance: of the judged samples' predictions from the float model's, in nats: KL
-            divergence (:func:`bitsmith.model.qat.fit.distillation` with T = 1), or the mean
-            squared difference of outputs that are no logits.
+        distance: of the judged samples' predictions, and those of mixtures of two of them, from the
+            float model's, in nats: KL divergence (:func:`bitsmith.model.qat.fit.distillation` with
+            T = 1), or the mean squared difference of outputs that are no logits.
         agreement: judged samples with the float model's prediction, in percent; None for outputs
             that are no logits.
         seconds: of wall time.
@@ -240,6 +243,7 @@ def _distil(
         model,
         training,
         epochs=epochs,
+        lr=ladder.lr,
         seed=seed,
         checkpoint=path,
         fingerprint=run,
