@@ -20,6 +20,7 @@ SCRIPTS = [
     "minilm_onnxruntime",
     "kernels",
     "minilm_kernels",
+    "convolutions",
     "mlp_lstm",
     "low_bit",
     "depthwise",

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from bitsmith.model.layers.convolution import MOST_POSITIONS, as_rows, convolved, multiplies
 from bitsmith.model.layers.packed import PackedWeight
 from bitsmith.model.layers.recurrent import multiplied, recurrent_forward, runs_in_steps
 
@@ -33,7 +34,7 @@ class WeightOnly(nn.Module):
                 torch.empty(weight.shape, dtype=self.dtypes[name], device="meta"), False
             )
             setattr(inner.get_submodule(owner), leaf, empty)
-        if multiplied(inner, packed):
+        if multiplied(inner, packed) or multiplies(inner, packed):
             for weight in packed.values():
                 weight.used_for("float")
         self.inner = inner
@@ -52,6 +53,8 @@ class WeightOnly(nn.Module):
         """What runs it on the CPU of this machine."""
         packed = self._packed_weights()
         does = "float rows" if multiplied(self.inner, packed) else "decoded for torch"
+        if multiplies(self.inner, packed):
+            does = f"float rows up to {MOST_POSITIONS} positions, else decoded for torch"
         found = [w.kernel(does) for w in packed.values()]
         return "; ".join(dict.fromkeys(found))
 
@@ -61,6 +64,8 @@ class WeightOnly(nn.Module):
             state = args[1] if len(args) > 1 else kwargs.get("hx")
             if set(kwargs) <= {"hx"}:
                 return recurrent_forward(self.inner, packed, args[0], state)
+        if len(args) == 1 and not kwargs and as_rows(self.inner, packed, args[0]):
+            return convolved(self.inner, packed, args[0])
         for weight in packed.values():
             weight.ready()  # native kernels decode it faster
         return functional_call(self.inner, self.weights(), args, kwargs)
