@@ -104,7 +104,7 @@ def blocks_table(output: Output, blocks: list[dict[str, Any]]) -> None:
         return
     output.heading("Blocks, learned one after another: squared error over the output's mean square")
     output.table(
-        ["block", ">layers", ">before", ">after", "kept"],
+        ["block", ">layers", ">before", ">after", "kept", "went back to"],
         [
             (
                 b["segment"],
@@ -112,6 +112,7 @@ def blocks_table(output: Output, blocks: list[dict[str, Any]]) -> None:
                 _share(b["before"]),
                 _share(b["after"]),
                 "yes" if b["kept"] else f"no: {b['reason']}",
+                ", ".join(b["start"]),
             )
             for b in blocks
         ],

@@ -51,7 +51,7 @@ def test_codes_and_biases_that_take_back_errors_of_others_are_given_up() -> None
         rule.scales.mul_(5)
         bias.add_(10)
     spoilt = inputs.error(part)
-    choose_start(model, part, inputs)
+    assert choose_start(model, part, inputs) == ("float biases", "float weights in 8 bits")
     assert inputs.error(part) < 2 * fine
     assert inputs.error(part) < 1e-3 * spoilt
     node = model.source.program.graph.node(layers_of(model, part)[-1])
@@ -70,7 +70,7 @@ def test_what_is_better_stays() -> None:
         bias.add_(0.01)
         inputs.target = inputs.target + 0.01
     codes, before = rule.codes.clone(), bias.detach().clone()
-    choose_start(model, part, inputs)
+    assert choose_start(model, part, inputs) == ()
     assert torch.equal(rule.codes, codes)
     assert torch.equal(bias, before)
 

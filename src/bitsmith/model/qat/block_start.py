@@ -45,20 +45,29 @@ def restore(values: list[tuple[Tensor, Tensor]]) -> None:
 
 
 @torch.no_grad()
-def choose_start(model: TrainableModel, part: Segment, inputs: BlockInputs) -> None:
+def choose_start(model: TrainableModel, part: Segment, inputs: BlockInputs) -> tuple[str, ...]:
     """Go back to the float biases, and to the float weights in 8 bits, where that is better.
+
+    Returns what it went back to; nothing where the block is best as it is.
 
     A sweep over the layers has let both take back errors of the layers before: errors that tuned
     blocks no longer make. What is left of them no gradient removes: biases take small steps, and
     codes of 8 bits none.
     """
     least, best = inputs.error(part), kept_values(model, part)
-    for change in (_plain_biases, _plain_codes):
+    done: list[str] = []
+    start: tuple[str, ...] = ()
+    for name, change in (
+        ("float biases", _plain_biases),
+        ("float weights in 8 bits", _plain_codes),
+    ):
         change(model, part)
+        done.append(name)
         found = inputs.error(part)
         if found < least:
-            least, best = found, kept_values(model, part)
+            least, best, start = found, kept_values(model, part), tuple(done)
     restore(best)
+    return start
 
 
 def _plain_biases(model: TrainableModel, part: Segment) -> None:

@@ -82,6 +82,8 @@ class ReconstructionRow:
             it was not reached, or is not finite.
         kept: what was learned was better and is there; else the block is as it was.
         reason: why it is as it was; empty where it is not.
+        start: what it went back to before it was tuned (``float biases``, ``float weights in 8
+            bits``), because that was nearer; empty where nothing was, and where it is as it was.
         seconds: of wall time.
     """
 
@@ -92,6 +94,7 @@ class ReconstructionRow:
     after: float | None
     kept: bool
     reason: str
+    start: tuple[str, ...]
     seconds: float
 
     def to_json(self) -> dict[str, Any]:
@@ -179,12 +182,13 @@ def _row(
     after: float | None,
     reason: str,
     seconds: float,
+    start: tuple[str, ...] = (),
 ) -> ReconstructionRow:
     layers = layers_of(model, part)
     frozen = tuple(n for n in layers if isinstance(model.codes_of(n), FrozenWeight))
     before, after = (e if e is not None and math.isfinite(e) else None for e in (before, after))
     return ReconstructionRow(
-        part.name, tuple(layers), frozen, before, after, not reason, reason, seconds
+        part.name, tuple(layers), frozen, before, after, not reason, reason, start, seconds
     )
 
 
@@ -200,17 +204,17 @@ def _tune(
     before = inputs.error(part) / power
     own = kept_values(model, part)
     try:
-        choose_start(model, part, inputs)
-        if not _descend(model, part, inputs, how, power, advance):
-            return _row(model, part, before, before, "nothing in it trains", 0.0)
+        start = choose_start(model, part, inputs)
+        trained = _descend(model, part, inputs, how, power, advance)
         after = inputs.error(part) / power
     except BaseException:
         restore(own)
         raise
-    reason = ""
-    if not after < before:
-        reason = "what was learned is no nearer" if math.isfinite(after) else "it diverged"
-        restore(own)
+    if after < before:
+        return _row(model, part, before, after, "", time.perf_counter() - started, start)
+    restore(own)
+    reason = "what was learned is no nearer" if math.isfinite(after) else "it diverged"
+    reason = reason if trained else "nothing in it trains"
     return _row(model, part, before, after, reason, time.perf_counter() - started)
 
 
