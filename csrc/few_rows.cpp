@@ -13,7 +13,8 @@ namespace {
 // Elements of x that one thread prepares before another has begun.
 constexpr int64_t kSmallRows = 1 << 13;
 // Columns of a group up to which its sum stays in 32 bits, whatever the codes.
-constexpr int64_t kMostSummed = (int64_t{1} << 31) / (255 * 128) - 1;
+constexpr int64_t kMostSummed = (int64_t{1} << 31) / (255 * 127) - 1;
+constexpr int64_t kMostDigitsSummed = (int64_t{1} << 31) / (255 * 128) - 1;
 constexpr int64_t kMostValues = int64_t{1} << 46;  // of x
 
 // One call: the rows of x are taken up to eight at a time ("bands").
@@ -236,7 +237,7 @@ bool reserve(Product* p) {
 // A row of floats is taken as digits where that is a product of its own and sums fit.
 bool as_digits(const Product& p) {
   return p.m == 1 && p.rows == BSK_ROWS_FLOAT && p.layout.kind == BSK_INTEGER &&
-         p.kernels->one_row_digits[p.layout.bits - 1] && p.layout.group <= kMostSummed;
+         p.kernels->one_row_digits[p.layout.bits - 1] && p.layout.group <= kMostDigitsSummed;
 }
 
 int prepare(Product* p, int threads) {

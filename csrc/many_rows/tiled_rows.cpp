@@ -10,7 +10,7 @@
 namespace bitsmith::panels {
 namespace {
 
-// Columns of a group up to which a sum of digits stays in 32 bits, whatever the codes.
+// Columns of a group up to which a sum of codes, or digits, stays in 32 bits, whatever they are.
 constexpr int64_t kMostSummed = (int64_t{1} << 31) / (255 * 128) - 1;
 // Elements of x that one thread prepares before another has begun.
 constexpr int64_t kSmallRows = 1 << 13;
