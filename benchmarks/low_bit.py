@@ -72,7 +72,7 @@ def cell(name: str, recipe: str, effort: str, seed: int, threads: int, quick: bo
     if zero_shot:
         from bitsmith.model.zero_shot import synthesize
 
-        made = synthesize(module, (3, 32, 32), samples=1024, seed=seed, progress=False)
+        made = synthesize(module, (3, 32, 32), samples=512, seed=seed, progress=False)
         given: dict[str, Any] = {"data": made, "training": None}
     else:
         limit = 256 if effort == "low" else 2048
