@@ -16,6 +16,8 @@ constexpr int64_t kSmallRows = 1 << 13;
 constexpr int64_t kMostSummed = (int64_t{1} << 31) / (255 * 127) - 1;
 constexpr int64_t kMostDigitsSummed = (int64_t{1} << 31) / (255 * 128) - 1;
 constexpr int64_t kMostValues = int64_t{1} << 46;  // of x
+// Rows of floats up to which digits of one row at a time are quicker than floats of all.
+constexpr int64_t kMostAlone = 3;
 
 // One call: the rows of x are taken up to eight at a time ("bands").
 struct Product {
@@ -36,17 +38,20 @@ struct Product {
   int32_t* sums;      // [stored group][rows]
   float* sums_real;
   float* row_scales;  // [m]
-  bool digits;        // one row of floats as rows of bytes (digits.h), in quads and sums
   float* wide;        // [m][k] as float32
   int8_t* codes;      // [m][k] as int8
   std::atomic<int> error{BSK_OK};
+
+  // Rows of floats that are multiplied one by one: as digits (digits_avx512.h), in quads[row][stored
+  // quad][digit] and sums[row][stored group][digit], or where a row has none as floats[row].
+  bool alone;
+  bool has_digits[kMostAlone];
 
   int64_t bands() const { return (m + kMostRows - 1) / kMostRows; }
   int rows_of(int64_t band) const {
     const int64_t left = m - band * kMostRows;
     return static_cast<int>(left < kMostRows ? left : kMostRows);
   }
-  bool scaled() const { return rows == BSK_ROWS_INT8 || digits; }
   int64_t element() const { return type == BSK_FLOAT32 ? 4 : 2; }
 };
 
@@ -73,26 +78,30 @@ void spread_codes(const Layout& layout, const int8_t* row, int step, int32_t* ou
   }
 }
 
-// Put the one row of floats into quads of its digits; false where it has none.
-bool prepare_digits(const Product& p) {
-  const Layout& layout = p.layout;
-  const int64_t columns = layout.columns();
-  float* stored = p.wide + layout.k;  // where groups are padded
-  p.kernels->widen(p.type, p.x, layout.k, p.wide);
+// Put a row of floats into quads of its digits, or leave it as it is.
+void prepare_alone(Product* p, int64_t row) {
+  const Layout& layout = p->layout;
+  const int64_t columns = layout.columns(), groups = layout.stored_groups * kDigits;
+  float* wide = p->wide + row * (layout.k + columns);
+  float* stored = wide + layout.k;  // where groups are padded
+  int8_t* digits = p->codes + row * kDigits * columns;
+  p->kernels->widen(p->type, p->x + row * p->x_stride * p->element(), layout.k, wide);
   memset(stored, 0, static_cast<size_t>(columns) * 4);
-  spread(layout, p.wide, layout.group, layout.padded, 1, stored);
-  if (!p.kernels->cut(stored, columns, columns, p.codes, p.row_scales)) return false;
-  for (int64_t quad = 0; quad < columns / 4; ++quad) {
-    for (int digit = 0; digit < kDigits; ++digit) {
-      memcpy(p.quads + quad * kDigits + digit, p.codes + digit * columns + quad * 4, 4);
-    }
+  spread(layout, wide, layout.group, layout.padded, 1, stored);
+  p->has_digits[row] = p->kernels->cut(stored, columns, columns, digits, p->row_scales + row);
+  if (!p->has_digits[row]) {
+    memcpy(p->floats + row * columns, stored, static_cast<size_t>(columns) * 4);
+    return;
   }
-  for (int64_t i = 0; i < layout.stored_groups * kDigits; ++i) {
-    const int8_t* digit = p.codes + i % kDigits * columns;
-    p.sums[i] = p.kernels->sum_codes(digit + i / kDigits * layout.padded, layout.padded);
-    p.sums_real[i] = static_cast<float>(p.sums[i]);
+  int32_t* quads = p->quads + row * columns;
+  for (int64_t i = 0; i < columns; ++i) {
+    memcpy(quads + i, digits + i % kDigits * columns + i / kDigits * 4, 4);
   }
-  return true;
+  for (int64_t i = 0; i < groups; ++i) {
+    const int8_t* from = digits + i % kDigits * columns + i / kDigits * layout.padded;
+    p->sums[row * groups + i] = p->kernels->sum_codes(from, layout.padded);
+    p->sums_real[row * groups + i] = static_cast<float>(p->sums[row * groups + i]);
+  }
 }
 
 // Put row `row` into its band; BSK_NOT_FINITE where it has no codes.
@@ -120,15 +129,18 @@ int prepare_row(const Product& p, int64_t row) {
 
 void prepare_item(int64_t row, void* state) {
   auto* p = static_cast<Product*>(state);
+  if (p->alone) return prepare_alone(p, row);
   if (const int error = prepare_row(*p, row)) p->error.store(error, std::memory_order_relaxed);
 }
 
 // Finish one row of a block: scales, bias and type, in the order that the definition has.
-// `scales`: of the rows of the weight, where the sums do not have them yet; else null.
-void finish_row(const Product& p, int64_t first, int64_t row, const float* scales, float* sums) {
+// `scaled`: by the scale of the row. `scales`: of the rows of the weight, where the sums do not have
+// them yet; else null.
+void finish_row(const Product& p, int64_t first, int64_t row, bool scaled, const float* scales,
+                float* sums) {
   const int64_t left = p.layout.n - first;
   const int count = left < p.layout.lanes ? static_cast<int>(left) : p.layout.lanes;
-  if (p.scaled()) {
+  if (scaled) {
     for (int i = 0; i < count; ++i) sums[i] *= p.row_scales[row];
   }
   if (scales) {
@@ -155,7 +167,6 @@ void multiply_codes(const Product& p, const Block& block, int64_t first, int ste
   const int width = layout.bits - 1;
   const CodeRows x{p.quads + first * layout.columns() / 4, p.sums + first * layout.stored_groups,
                    p.sums_real + first * layout.stored_groups};
-  if (p.digits) return p.kernels->one_row_digits[width](block, x, out);
   const auto one_row = p.kernels->one_row_codes[width];
   if (step == 0 && one_row) return one_row(block, x, out);
   const auto decode = layout.bits == 8 ? nullptr : p.kernels->decode_codes[width];
@@ -173,22 +184,41 @@ void multiply_floats(const Product& p, const Block& block, int64_t first, int st
   p.kernels->float_product[step](block, decode, x, out);
 }
 
+void multiply_alone(const Product& p, const Block& block, int64_t first, const float* scales) {
+  const int width = p.layout.bits - 1;
+  const int64_t columns = p.layout.columns(), groups = p.layout.stored_groups * kDigits;
+  alignas(64) float out[kMostLanes];
+  for (int64_t row = 0; row < p.m; ++row) {
+    if (p.has_digits[row]) {
+      p.kernels->one_row_digits[width](
+          block, {p.quads + row * columns, p.sums + row * groups, p.sums_real + row * groups},
+          out);
+      finish_row(p, first, row, true, scales, out);
+    } else {
+      p.kernels->one_row_integers[width](block, p.floats + row * columns, out);
+      finish_row(p, first, row, false, nullptr, out);
+    }
+  }
+}
+
 void multiply_block(const Product& p, int64_t at) {
   const Block block = block_at(p.layout, p.packed, at);
   const int lanes = p.layout.lanes;
+  const bool integers = p.rows == BSK_ROWS_INT8;
   alignas(64) float out[kMostRows * kMostLanes];
-  float scales[kMostLanes];
-  const bool unscaled = p.scaled() && p.layout.stored_groups == 1;
-  for (int lane = 0; unscaled && lane < lanes; ++lane) {
-    scales[lane] = scale_at(p.layout, block, 0, lane);
+  float of_lanes[kMostLanes];
+  const float* scales = (integers || p.alone) && p.layout.stored_groups == 1 ? of_lanes : nullptr;
+  for (int lane = 0; scales && lane < lanes; ++lane) {
+    of_lanes[lane] = scale_at(p.layout, block, 0, lane);
   }
+  if (p.alone) return multiply_alone(p, block, at * lanes, scales);
   for (int64_t band = 0; band < p.bands(); ++band) {
     const int rows = p.rows_of(band), step = row_step(rows);
     const int64_t first = band * kMostRows;
-    const auto multiply = p.scaled() ? multiply_codes : multiply_floats;
+    const auto multiply = integers ? multiply_codes : multiply_floats;
     multiply(p, block, first, step, out);
     for (int row = 0; row < rows; ++row) {
-      finish_row(p, at * lanes, first + row, unscaled ? scales : nullptr, out + row * lanes);
+      finish_row(p, at * lanes, first + row, integers, scales, out + row * lanes);
     }
   }
 }
@@ -205,11 +235,11 @@ void multiply_item(int64_t item, void* state) {
 bool reserve(Product* p) {
   const Layout& layout = p->layout;
   const int64_t rows = p->bands() * kMostRows, columns = layout.columns();
-  const int64_t sums = rows * layout.stored_groups;
-  const bool integers = p->scaled();
-  const int64_t product = rows * columns * (integers ? 1 : 4);
-  const int64_t wide = (p->m * layout.k + (p->digits ? columns : 0)) * 4;
-  const int64_t codes = p->digits ? kDigits * columns : integers ? p->m * layout.k : 0;
+  const int64_t sums = (p->alone ? p->m * kDigits : rows) * layout.stored_groups;
+  const bool integers = p->rows == BSK_ROWS_INT8 || p->alone;
+  const int64_t product = rows * columns * (p->rows == BSK_ROWS_INT8 ? 1 : 4);
+  const int64_t wide = p->m * (layout.k + (p->alone ? columns : 0)) * 4;
+  const int64_t codes = p->m * (p->alone ? kDigits * columns : integers ? layout.k : 0);
   const int64_t bytes = product + (integers ? 8 * sums + 4 * rows : 0) + wide + codes + 256;
   auto* at = static_cast<uint8_t*>(scratch(kScratchRows, bytes));
   if (!at) return false;
@@ -234,23 +264,9 @@ bool reserve(Product* p) {
   return true;
 }
 
-// A row of floats is taken as digits where that is a product of its own and sums fit.
-bool as_digits(const Product& p) {
-  return p.m == 1 && p.rows == BSK_ROWS_FLOAT && p.layout.kind == BSK_INTEGER &&
+bool one_by_one(const Product& p) {
+  return p.m <= kMostAlone && p.rows == BSK_ROWS_FLOAT && p.layout.kind == BSK_INTEGER &&
          p.kernels->one_row_digits[p.layout.bits - 1] && p.layout.group <= kMostDigitsSummed;
-}
-
-int prepare(Product* p, int threads) {
-  p->digits = as_digits(*p);
-  if (!reserve(p)) return BSK_NO_MEMORY;
-  if (p->digits) {
-    if (prepare_digits(*p)) return BSK_OK;
-    p->digits = false;
-    if (!reserve(p)) return BSK_NO_MEMORY;
-  }
-  const bool together = p->m * p->layout.k < kSmallRows;
-  parallel(p->m, together ? 1 : threads, prepare_item, p);
-  return p->error.load(std::memory_order_relaxed);
 }
 
 }  // namespace
@@ -272,7 +288,10 @@ int few_rows(const Layout& layout, const void* packed, const Kernels& kernels, i
   p.bias = bias;
   p.y = static_cast<uint8_t*>(y);
   p.y_stride = y_stride;
-  if (const int error = prepare(&p, threads)) return error;
+  p.alone = one_by_one(p);
+  if (!reserve(&p)) return BSK_NO_MEMORY;
+  parallel(m, m * layout.k < kSmallRows ? 1 : threads, prepare_item, &p);
+  if (const int error = p.error.load(std::memory_order_relaxed)) return error;
   if (layout.n * layout.k * m < kSmallWork) threads = 1;
   // Some items a thread, so that none waits long for another.
   const int64_t share = layout.blocks / (int64_t{threads} * 8);
