@@ -19,8 +19,9 @@ def test_judged_by_predictions_and_where_those_are_sure_by_what_is_below() -> No
 
 
 def mixed(x: torch.Tensor) -> torch.Tensor:
-    """Return samples, and each mixed with the one before it."""
-    return torch.cat([x, 2 / 3 * x + torch.cat([x[-1:], x[:-1]]) / 3])
+    """Return samples, and each mixed with the eight before it."""
+    others = [torch.cat([x[-i:], x[:-i]]) for i in range(1, 9)]
+    return torch.cat([x, *(2 / 3 * x + other / 3 for other in others)])
 
 
 def test_distance_is_the_divergence_of_the_deployed_predictions() -> None:

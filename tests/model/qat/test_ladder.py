@@ -55,8 +55,9 @@ def test_each_rung_is_recorded_and_the_nearest_is_returned(
         not k or d < min(distances[:k]) for k, d in enumerate(distances)
     ]
     with torch.no_grad():
-        mixtures = 2 / 3 * images[-32:] + images[-32:].roll(1, 0) / 3
-        judged = torch.cat([images[-32:], mixtures])
+        last = images[-32:]
+        mixtures = [2 / 3 * last + last.roll(i, 0) / 3 for i in range(1, 9)]
+        judged = torch.cat([last, *mixtures])
         found = distillation(best(judged), network(judged), 1.0)
     assert float(found) == pytest.approx(min(distances), rel=1e-5)
     assert min(distances) <= distances[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import final
 
@@ -16,7 +17,9 @@ from bitsmith.model.quantized import QuantizedModel
 __all__ = ["Found", "Judge"]
 
 _HEAVIER = 2 / 3
-"""What a mixture has of the one sample; the rest is of the next."""
+"""What a mixture has of the one sample; the rest is of another."""
+_MIXTURES = 2048
+"""In all, about, and up to eight of a sample: a few of them decide a mean of fewer."""
 
 
 @final
@@ -55,26 +58,31 @@ class Judge:
     """
 
     def __init__(self, quantized: QuantizedModel, samples: Tensor) -> None:
-        self._count = len(samples)
-        if samples.is_floating_point():
-            mixtures = _HEAVIER * samples + (1 - _HEAVIER) * samples.roll(1, 0)
-            samples = torch.cat([samples, mixtures])
-        self._parts = torch.split(samples, 128)
+        self._samples = samples
         graph = quantized.program.graph
         with torch.no_grad():
-            self._float = [run_float(graph, [x])[0] for x in self._parts]
+            self._float = [run_float(graph, [x])[0] for x in self._parts()]
+
+    def _parts(self) -> Iterator[Tensor]:
+        """Give the samples, and each mixed with the ones before it, some at a time."""
+        samples, count = self._samples, len(self._samples)
+        yield from torch.split(samples, 128)
+        if samples.is_floating_point():
+            for before in range(1, min(max(_MIXTURES // count, 1), 8, count - 1) + 1):
+                mixtures = _HEAVIER * samples + (1 - _HEAVIER) * samples.roll(before, 0)
+                yield from torch.split(mixtures, 128)
 
     @torch.no_grad()
     def __call__(self, model: TrainableModel) -> Found:
         """Judge the integers that ``model`` stands for."""
         was, model.drop = model.training, 0.0
         model.train()  # the same integers, faster
-        out = torch.cat([torch.as_tensor(model(x)) for x in self._parts]).double()
+        out = torch.cat([torch.as_tensor(model(x)) for x in self._parts()]).double()
         model.train(was)
         wanted = torch.cat(self._float).double()
         agreement = None
         if out.dim() == 2 and out.shape[1] > 1:
             same = out.argmax(1) == wanted.argmax(1)
-            agreement = 100 * float(same[: self._count].double().mean())
+            agreement = 100 * float(same[: len(self._samples)].double().mean())
         near, soft = (float(distillation(out, wanted, t)) for t in (1.0, TEMPERATURE))
         return Found(max(near, 0.0), soft, agreement)
