@@ -47,7 +47,7 @@ class Ladder:
 
     blocks: Reconstruction = field(default_factory=Reconstruction)
     samples: int = 2048
-    epochs: tuple[int, int, int] = (18, 30, 24)
+    epochs: tuple[int, int, int] = (18, 18, 24)
     lr: float = 1e-2
     goal: float | None = None
 
