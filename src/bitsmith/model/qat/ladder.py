@@ -40,24 +40,25 @@ class Ladder:
         samples: for it, at most; held in memory.
         epochs: of distillation; the least width of weights and activations decides between the
             numbers for 4 bits and more, 3 bits, and 2 or less.
-        lr: of distillation at the start, in quantization steps (:func:`fit`).
+        lr: of distillation at the start, in quantization steps (:func:`fit`), for the same widths.
         goal: agreement with the float model's predictions, in percent of the judged samples, at
             which no further rung is climbed; None climbs them all.
     """
 
     blocks: Reconstruction = field(default_factory=Reconstruction)
     samples: int = 2048
-    epochs: tuple[int, int, int] = (18, 18, 24)
-    lr: float = 1e-2
+    epochs: tuple[int, int, int] = (6, 18, 24)
+    lr: tuple[float, float, float] = (3e-3, 1e-2, 1e-2)
     goal: float | None = None
 
     def __post_init__(self) -> None:
         bad_goal = self.goal is not None and not 0 < self.goal <= 100
         bad_epochs = len(self.epochs) != 3 or min(self.epochs) < 1
-        if self.samples < 1 or bad_epochs or not self.lr > 0 or bad_goal:
+        bad_rates = len(self.lr) != 3 or not min(self.lr) > 0
+        if self.samples < 1 or bad_epochs or bad_rates or bad_goal:
             raise InputError(
-                "a ladder has at least one sample, three numbers of epochs of at least one, a rate "
-                f"above 0, and a goal in (0, 100] or None, not {self}"
+                "a ladder has at least one sample, three numbers of epochs of at least one, three "
+                f"rates above 0, and a goal in (0, 100] or None, not {self}"
             )
 
 
@@ -237,13 +238,13 @@ def _distil(
     progress: bool,
 ) -> None:
     bits = narrowest(model.source)
-    epochs = ladder.epochs[0 if bits >= 4 else 1 if bits == 3 else 2]
+    width = 0 if bits >= 4 else 1 if bits == 3 else 2
     path = None if folder is None else folder / "distillation.pt"
     fit(
         model,
         training,
-        epochs=epochs,
-        lr=ladder.lr,
+        epochs=ladder.epochs[width],
+        lr=ladder.lr[width],
         seed=seed,
         checkpoint=path,
         fingerprint=run,
