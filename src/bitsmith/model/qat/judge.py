@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import final
@@ -18,6 +19,8 @@ __all__ = ["Found", "Judge"]
 
 _HEAVIER = 2 / 3
 """What a mixture has of the one sample; the rest is of another."""
+_LEAST = 1e-6
+"""Nats below which a divergence is none."""
 _MIXTURES = 2048
 """In all, about, and up to eight of a sample: a few of them decide a mean of fewer."""
 
@@ -28,7 +31,8 @@ class Found:
     """How far a model's outputs are from the float ones.
 
     Attributes:
-        distance: at T = 1, of samples and mixtures, or the mean squared difference.
+        distance: at T = 1, or the mean squared difference: the geometric mean of that of samples,
+            and that of mixtures of them, so that each counts by the share by which it changes.
         softened: at T = 4: also where the float model is so sure that nothing shows at T = 1, as on
             synthesised samples.
         agreement: of samples, in percent; None for outputs that are no logits.
@@ -84,5 +88,17 @@ class Judge:
         if out.dim() == 2 and out.shape[1] > 1:
             same = out.argmax(1) == wanted.argmax(1)
             agreement = 100 * float(same[: len(self._samples)].double().mean())
-        near, soft = (float(distillation(out, wanted, t)) for t in (1.0, TEMPERATURE))
-        return Found(max(near, 0.0), soft, agreement)
+        count = len(self._samples)
+        parts = [(out[:count], wanted[:count]), (out[count:], wanted[count:])]
+        found = [self._distance(*part) for part in parts if len(part[0])]
+        return Found(
+            math.prod(found) ** (1 / len(found)),
+            float(distillation(out, wanted, TEMPERATURE)),
+            agreement,
+        )
+
+    @staticmethod
+    def _distance(out: Tensor, wanted: Tensor) -> float:
+        found = float(distillation(out, wanted, 1.0))
+        logits = out.dim() == 2 and out.shape[1] > 1
+        return max(found, _LEAST) if logits else found

@@ -47,8 +47,8 @@ class Ladder:
 
     blocks: Reconstruction = field(default_factory=Reconstruction)
     samples: int = 2048
-    epochs: tuple[int, int, int] = (6, 18, 24)
-    lr: tuple[float, float, float] = (3e-3, 1e-2, 1e-2)
+    epochs: tuple[int, int, int] = (18, 18, 24)
+    lr: tuple[float, float, float] = (1e-2, 1e-2, 1e-2)
     goal: float | None = None
 
     def __post_init__(self) -> None:
@@ -69,9 +69,10 @@ class Rung:
 
     Attributes:
         name: ``ranges and rounding``, ``block reconstruction`` or ``distillation``.
-        distance: of the judged samples' predictions, and those of mixtures of two of them, from the
-            float model's, in nats: KL divergence (:func:`bitsmith.model.qat.fit.distillation` with
-            T = 1), or the mean squared difference of outputs that are no logits.
+        distance: of predictions from the float model's, in nats: KL divergence
+            (:func:`bitsmith.model.qat.fit.distillation` with T = 1), or the mean squared difference
+            of outputs that are no logits; the geometric mean of that of the judged samples and that
+            of mixtures of two of them.
         agreement: judged samples with the float model's prediction, in percent; None for outputs
             that are no logits.
         seconds: of wall time.
