@@ -31,6 +31,7 @@ BLOCKS: list[dict[str, Any]] = [
     {
         "segment": "conv1 .. relu1",
         "layers": ["conv1", "conv2"],
+        "start": ["float biases"],
         "before": 0.5,
         "after": 0.125,
         "kept": True,
@@ -39,6 +40,7 @@ BLOCKS: list[dict[str, Any]] = [
     {
         "segment": "fc",
         "layers": ["fc"],
+        "start": [],
         "before": None,
         "after": None,
         "kept": False,
@@ -85,7 +87,7 @@ def test_tables(capsys: pytest.CaptureFixture[str]) -> None:
     assert cells("the goal") == (
         "the goal is reached: 90 % of the predictions are the float model's"
     )
-    assert cells("conv1") == "conv1 .. relu1 2 0.5 0.125 yes"
+    assert cells("conv1") == "conv1 .. relu1 2 0.5 0.125 yes float biases"
     assert cells("fc") == "fc 1 - - no: nothing in it trains"
 
 
