@@ -1,10 +1,12 @@
 """Convolutions with packed weights in eager PyTorch, against float32 and decoding, by turns.
 
-Layers of ResNet-18, ResNet-50 and MobileNetV3 for one image, from 49 to 196 positions.
+Layers of ResNet-18, ResNet-50 and MobileNetV3 for one image, and a small 3×3, from 49 to 196
+positions, with each instruction set that this machine has.
 """
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import torch
@@ -12,7 +14,8 @@ from torch import nn
 from torch.nn import functional
 
 import bitsmith as bs
-from bitsmith.model.layers.convolution import MOST_POSITIONS
+from bitsmith.model.kernels.library import INSTRUCTIONS, kernels, why_not
+from bitsmith.model.layers.convolution import most_positions
 from bitsmith.model.layers.other import WeightOnly
 from bitsmith.model.speed.race import Contestant, faster, race
 from record import arguments, save
@@ -30,12 +33,21 @@ def main() -> None:
     options = arguments(__doc__ or "").parse_args()
     torch.set_num_threads(options.threads)
     layers = LAYERS[:1] if options.quick else LAYERS
-    rows = [_row(layer, recipe, options.quick) for layer in layers for recipe in RECIPES]
+    library = kernels()
+    assert library is not None, why_not()
+    sets = [library.machine] if options.quick else range(1, library.machine + 1)
+    rows = []
+    for number in sets:
+        library.use(number)
+        for layer, recipe in itertools.product(layers, RECIPES):
+            if row := _row(layer, recipe, options.quick):
+                rows.append({"instructions": INSTRUCTIONS[number], **row})
+    library.use(library.machine)
     save("convolutions", rows, options.quick, threads=options.threads)
 
 
 @torch.inference_mode()
-def _row(layer: tuple[int, ...], recipe: str, quick: bool) -> dict[str, Any]:
+def _row(layer: tuple[int, ...], recipe: str, quick: bool) -> dict[str, Any] | None:
     inputs, outputs, kernel, stride, size = layer
     conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2).eval()
     packed = bs.ptq(nn.Sequential(conv), recipe, progress=False)[0]
@@ -46,7 +58,8 @@ def _row(layer: tuple[int, ...], recipe: str, quick: bool) -> dict[str, Any]:
         return functional.conv2d(x, packed.weight, conv.bias, stride, kernel // 2)
 
     positions = conv(x)[0, 0].numel()
-    assert positions <= MOST_POSITIONS
+    if positions > most_positions():
+        return None
     torch.testing.assert_close(packed(x), decoded(), rtol=1e-4, atol=1e-4)
     ways = {"float32": lambda: conv(x), "packed": lambda: packed(x), "decoded": decoded}
     made = [Contestant(name, [call]) for name, call in ways.items()]

@@ -87,9 +87,9 @@ int bsk_pack(const bsk_weight* weight, const uint8_t* codes, const float* scale,
 int bsk_unpack(const bsk_weight* weight, const void* packed, uint8_t* codes, float* scale,
                int32_t* zero, float* table);
 
-// y[m][n] = x[m][k] · wᵀ + bias[n] (null: none). `packed_bytes` are there, and are all that the weight
-// has. `type` is that of x and y; strides in elements
-// between rows, the elements of a row lie side by side. `rows` is BSK_ROWS_…; `threads` at most.
+// y[m][n] = x[m][k] · wᵀ + bias[n] (null: none). `packed_bytes`: what there is, which has to be what
+// the weight takes. `type` is that of x and y; strides in elements between rows, the elements of a
+// row lie side by side. `rows` is BSK_ROWS_…; `threads` at most.
 int bsk_linear(const bsk_weight* weight, const void* packed, int64_t packed_bytes, int type,
                const void* x, int64_t m, int64_t x_stride, const float* bias, void* y,
                int64_t y_stride, int rows, int threads);

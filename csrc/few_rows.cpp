@@ -271,28 +271,28 @@ bool one_by_one(const Product& p) {
 
 }  // namespace
 
-int few_rows(const Layout& layout, const void* packed, const Kernels& kernels, int type,
-             const void* x, int64_t m, int64_t x_stride, const float* bias, void* y,
-             int64_t y_stride, int rows, int threads) {
+int few_rows(const panels::Request& request, const Kernels& kernels, int rows) {
+  const Layout& layout = request.layout;
+  const int64_t m = request.m;
   if (rows == BSK_ROWS_INT8 && layout.group > kMostSummed) return BSK_UNSUPPORTED;
   if (m > kMostValues / layout.columns()) return BSK_NO_MEMORY;
   Product p{};
   p.layout = layout;
-  p.packed = packed;
+  p.packed = request.packed;
   p.kernels = &kernels;
-  p.type = type;
+  p.type = request.type;
   p.rows = rows;
-  p.x = static_cast<const uint8_t*>(x);
+  p.x = static_cast<const uint8_t*>(request.x);
   p.m = m;
-  p.x_stride = x_stride;
-  p.bias = bias;
-  p.y = static_cast<uint8_t*>(y);
-  p.y_stride = y_stride;
+  p.x_stride = request.x_stride;
+  p.bias = request.bias;
+  p.y = static_cast<uint8_t*>(request.y);
+  p.y_stride = request.y_stride;
   p.alone = one_by_one(p);
   if (!reserve(&p)) return BSK_NO_MEMORY;
-  parallel(m, m * layout.k < kSmallRows ? 1 : threads, prepare_item, &p);
+  parallel(m, m * layout.k < kSmallRows ? 1 : request.threads, prepare_item, &p);
   if (const int error = p.error.load(std::memory_order_relaxed)) return error;
-  if (layout.n * layout.k * m < kSmallWork) threads = 1;
+  const int threads = layout.n * layout.k * m < kSmallWork ? 1 : request.threads;
   // Some items a thread, so that none waits long for another.
   const int64_t share = layout.blocks / (int64_t{threads} * 8);
   p.blocks_per_item = share < 1 ? 1 : share > 8 ? 8 : share;

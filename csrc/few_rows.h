@@ -3,19 +3,17 @@
 #define BITSMITH_FEW_ROWS_H
 
 #include "kernels.h"
-#include "layout.h"
+#include "many_rows/request.h"
 
 namespace bitsmith {
 
 // Products below which one thread is done before another has begun.
 inline constexpr int64_t kSmallWork = 1 << 16;
 
-// y[m][n] = x[m][k] · wᵀ + bias[n], arguments as those of bsk_linear, which has checked them, with
-// the kernels that the weight is packed for. BSK_OK, BSK_NO_MEMORY, BSK_NOT_FINITE for integer
-// rows of which one is not finite, or BSK_UNSUPPORTED for a group whose sum may leave 32 bits.
-int few_rows(const Layout& layout, const void* packed, const Kernels& kernels, int type,
-             const void* x, int64_t m, int64_t x_stride, const float* bias, void* y,
-             int64_t y_stride, int rows, int threads);
+// y[m][n] = x[m][k] · wᵀ + bias[n] with the kernels that the weight is packed for. BSK_OK,
+// BSK_NO_MEMORY, BSK_NOT_FINITE for integer rows of which one is not finite, or BSK_UNSUPPORTED
+// for a group whose sum may leave 32 bits.
+int few_rows(const panels::Request& request, const Kernels& kernels, int rows);
 
 }  // namespace bitsmith
 #endif

@@ -19,17 +19,10 @@ extern "C" int bsk_linear(const bsk_weight* weight, const void* packed, int64_t 
   if (!x || !y || x_stride < 0 || (m > 1 && y_stride < weight->n)) return BSK_BAD_INPUT;
   if (rows == BSK_ROWS_INT8 && weight->kind == BSK_TABLE) return BSK_UNSUPPORTED;
   if (threads < 1) threads = 1;
-#if defined(BSK_WITH_MANY_ROWS)
-  if (m > 1 && panels::can_tile(*weight, rows, m)) {
-    const int tiled_threads = layout.n * layout.k * m < kSmallWork ? 1 : threads;
-    return panels::tiled_rows(
-        {layout, packed, type, x, m, x_stride, bias, y, y_stride, tiled_threads}, rows);
-  }
-  if (weight->rows != BSK_ROWS_LOOKUP && m > most_few_rows(*weight, rows)) {
-    return many_rows(*weight, packed, type, x, m, x_stride, bias, y, y_stride, rows, threads);
-  }
-#endif
+  const panels::Request request = {layout,   packed, type, x,        m,
+                                   x_stride, bias,   y,    y_stride, threads};
+  if (m > 1 && panels::can_tile(*weight, rows, m)) return panels::tiled_rows(request, rows);
   const bool lookup = weight->rows == BSK_ROWS_LOOKUP;
-  return few_rows(layout, packed, lookup ? kLookupKernels : kernels_in_use(), type, x, m, x_stride,
-                  bias, y, y_stride, rows, threads);
+  if (!lookup && m > most_few_rows(*weight, rows)) return many_rows(request, rows);
+  return few_rows(request, lookup ? kLookupKernels : kernels_in_use(), rows);
 }

@@ -20,20 +20,16 @@ int64_t most_few_rows(const bsk_weight& weight, int rows) {
   return rows == BSK_ROWS_FLOAT && panels::can_split(weight.kind) ? 4 : 16;
 }
 
-int many_rows(const bsk_weight& weight, const void* packed, int type, const void* x, int64_t m,
-              int64_t x_stride, const float* bias, void* y, int64_t y_stride, int rows,
-              int threads) {
-  Layout layout;
-  if (const int error = open_packed(&weight, packed, &layout)) return error;
+int many_rows(const panels::Request& given, int rows) {
+  const Layout& layout = given.layout;
   if (layout.lanes != kernels_in_use().lanes) return BSK_UNSUPPORTED;  // packed for look-ups
-  if (threads < 1 || layout.n * layout.k < kSmallWork / m) threads = 1;
-  const panels::Request request = {layout, packed, type, x,        m,
-                                   x_stride, bias, y,    y_stride, threads};
+  panels::Request request = given;
+  if (layout.n * layout.k < kSmallWork / given.m) request.threads = 1;
   if (rows == BSK_ROWS_FLOAT) {
-    return panels::can_split(weight.kind) ? panels::split_rows(request)
+    return panels::can_split(layout.kind) ? panels::split_rows(request)
                                           : panels::float_rows(request);
   }
-  if (weight.kind != BSK_INTEGER || weight.group > kMostSummed) return BSK_UNSUPPORTED;
+  if (layout.kind != BSK_INTEGER || layout.group > kMostSummed) return BSK_UNSUPPORTED;
   return panels::integer_rows(request);
 }
 

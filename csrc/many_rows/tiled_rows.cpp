@@ -27,6 +27,7 @@ class TiledRows {
  public:
   TiledRows(const Request& request, int rows)
       : request_(request),
+        threads_(request.layout.n * request.layout.k * request.m < kSmallWork ? 1 : request.threads),
         layout_(request.layout),
         kernels_(kTiledAmx),
         digits_(digits_of(rows)),
@@ -66,7 +67,7 @@ class TiledRows {
   bool prepare() {
     std::atomic<bool> all{true};
     const bool together = request_.m * layout_.k < kSmallRows;
-    share(request_.m, together ? 1 : request_.threads, [&](int64_t, Tasks& tasks) {
+    share(request_.m, together ? 1 : threads_, [&](int64_t, Tasks& tasks) {
       for (int64_t row; tasks.take(&row);) {
         if (!prepare_row(row)) all = false;
       }
@@ -76,9 +77,9 @@ class TiledRows {
 
   void multiply() {
     // Some tasks a thread, so that none waits long for another.
-    const int64_t blocks = layout_.blocks, share_of = blocks / (int64_t{request_.threads} * 8);
+    const int64_t blocks = layout_.blocks, share_of = blocks / (int64_t{threads_} * 8);
     const int64_t of_task = share_of < 1 ? 1 : share_of > 8 ? 8 : share_of;
-    share((blocks + of_task - 1) / of_task, request_.threads, [&](int64_t, Tasks& tasks) {
+    share((blocks + of_task - 1) / of_task, threads_, [&](int64_t, Tasks& tasks) {
       kernels_.enter(product_.tile_rows, product_.step);
       for (int64_t task; tasks.take(&task);) {
         const int64_t end = std::min(blocks, (task + 1) * of_task);
@@ -90,17 +91,14 @@ class TiledRows {
 
   // Rows of floats without digits, one after the other.
   int multiply_left() const {
-    const Request& r = request_;
-    const auto* x = static_cast<const uint8_t*>(r.x);
-    auto* y = static_cast<uint8_t*>(r.y);
-    const int64_t element = r.type == BSK_FLOAT32 ? 4 : 2;
-    for (int64_t row = 0; row < r.m; ++row) {
+    const int64_t element = request_.type == BSK_FLOAT32 ? 4 : 2;
+    for (int64_t row = 0; row < request_.m; ++row) {
       if (!left_[row]) continue;
-      const int status = few_rows(layout_, r.packed, kernels_in_use(), r.type,
-                                  x + row * r.x_stride * element, 1, r.x_stride, r.bias,
-                                  y + row * r.y_stride * element, r.y_stride, BSK_ROWS_FLOAT,
-                                  r.threads);
-      if (status != BSK_OK) return status;
+      Request one = request_;
+      one.m = 1;
+      one.x = static_cast<const uint8_t*>(one.x) + row * one.x_stride * element;
+      one.y = static_cast<uint8_t*>(one.y) + row * one.y_stride * element;
+      if (const int error = few_rows(one, kernels_in_use(), BSK_ROWS_FLOAT)) return error;
     }
     return BSK_OK;
   }
@@ -130,17 +128,11 @@ class TiledRows {
       float* all = spread_ + row * row_size_;
       spread(layout_, wide, all);
       left_[row] = !kernels_in_use().cut(all, layout_.columns(), layout_.columns(), bytes, scale);
-      if (left_[row]) return place_nothing(row);
+      if (left_[row]) *scale = 0.0f;
     }
     for (int64_t digit = 0; digit < digits_; ++digit) {
-      place(row * digits_ + digit, bytes + digit * layout_.columns());
+      place(row * digits_ + digit, left_[row] ? nullptr : bytes + digit * layout_.columns());
     }
-    return true;
-  }
-
-  bool place_nothing(int64_t row) {
-    row_scale_[row] = 0.0f;
-    for (int64_t digit = 0; digit < digits_; ++digit) place(row * digits_ + digit, nullptr);
     return true;
   }
 
@@ -203,6 +195,7 @@ class TiledRows {
   }
 
   const Request& request_;
+  const int threads_;
   const Layout& layout_;
   const TiledKernels& kernels_;
   const int64_t digits_;

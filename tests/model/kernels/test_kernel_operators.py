@@ -114,7 +114,8 @@ def test_wrong_inputs_are_errors() -> None:
     for each in wrong:
         with pytest.raises(InputError, match=r"rows are float32, float16 or bfloat16 \[..., 64\]"):
             linear(each, packed, text, None)
-    for bias in (torch.randn(23), torch.randn(24).double(), torch.randn(48)[::2], torch.zeros(())):
+    for bias in (torch.randn(23), torch.randn(24).double(), torch.randn(48)[::2], torch.zeros(()),
+                 torch.randn(24, 1), torch.randn(24, device="meta")):  # fmt: skip
         with pytest.raises(InputError, match=r"the bias is float32 \[24\]"):
             linear(x, packed, text, bias)
     with pytest.raises(InputError, match="indices are int64 or int32"):
@@ -137,7 +138,8 @@ def test_wrong_weights_are_errors() -> None:
     garbage = torch.randint(0, 256, packed.shape, dtype=torch.uint8)
     wide = torch.stack([packed, packed], 1)
     for bad in (packed[:-1], packed[:10], packed[:0], torch.cat([packed, packed]), packed.int(),
-                wide[:, 0], other, garbage, torch.zeros_like(packed)):  # fmt: skip
+                packed[None], packed.view(torch.int32), wide[:, 0], other, garbage,
+                torch.zeros_like(packed)):  # fmt: skip
         with pytest.raises(WeightsError):
             linear(x, bad, text, None)
         with pytest.raises(WeightsError):

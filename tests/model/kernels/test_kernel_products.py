@@ -127,7 +127,7 @@ def check(q: QTensor, rows: int, bias: bool = True, dtype: torch.dtype = torch.f
         assert_float(q, x, offset, found)
 
 
-ROWS = (0, 1, 2, 3, 5, 8, 11, 16, 17, 40)
+ROWS = (0, 1, 2, 3, 5, 8, 11, 16, 17, 32, 33, 40)
 
 
 @pytest.mark.parametrize("bits", range(1, 9))

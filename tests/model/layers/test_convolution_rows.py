@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from bitsmith.model.kernels import operators
-from bitsmith.model.kernels.library import kernels, why_not
-from bitsmith.model.layers.convolution import MOST_POSITIONS
+from bitsmith.model.kernels.library import INSTRUCTIONS, kernels, why_not
+from bitsmith.model.layers.convolution import most_positions
 from bitsmith.model.layers.other import WeightOnly
 from bitsmith.model.layers.packed import PackedWeight
 from bitsmith.numbers.affine import quantize
@@ -68,7 +68,7 @@ def test_as_the_dequantized_weight_computes(
     scheme: Scheme, settings: dict[str, Any], products: list[tuple[int, ...]]
 ) -> None:
     packed, twin = layer(scheme, **settings)
-    for shape in ((1, 64, 9, 7), (2, 64, 5, 8)):
+    for shape in ((1, 64, 9, 7), (2, 64, 5, 6)):
         x = torch.randn(shape)
         found, expected = packed(x), twin(x)
         assert found.shape == expected.shape
@@ -89,7 +89,7 @@ def test_a_kernel_of_one_takes_the_inputs_as_they_are(products: list[tuple[int, 
     torch.testing.assert_close(packed(x), twin(x), rtol=1e-5, atol=1e-4)
     assert products == [(3 * 4 * 3, 512)]
     assert packed.kernel.endswith(
-        f"float rows up to {MOST_POSITIONS} positions, else decoded for torch"
+        f"float rows up to {most_positions()} positions, else decoded for torch"
     )
 
 
@@ -147,3 +147,25 @@ def test_saved_and_loaded_it_is_the_canonical_form() -> None:
     after = packed.packed.state_dict()
     assert before.keys() == after.keys()
     assert all(torch.equal(v, after[k]) for k, v in before.items())
+
+
+@pytest.mark.parametrize(("name", "most"), [("avx2", 64), ("avx512", 256), ("amx", 256)])
+def test_slower_machines_multiply_fewer_positions(
+    name: str, most: int, products: list[tuple[int, ...]]
+) -> None:
+    library = kernels()
+    assert library is not None
+    number = {of: i for i, of in INSTRUCTIONS.items()}[name]
+    if library.machine not in (1, 2, 3) or number > library.machine:
+        pytest.skip(f"this machine has {INSTRUCTIONS[library.machine]}, not {name}")
+    before = library.in_use
+    library.use(number)
+    try:
+        packed, twin = layer()
+        assert f" {most} positions" in packed.kernel
+        for positions in (most, most + 1):
+            x = torch.randn(1, 64, 1, positions)
+            torch.testing.assert_close(packed(x), twin(x), rtol=1e-5, atol=1e-4)
+        assert products == [(most, 64 * 9)]
+    finally:
+        library.use(before)

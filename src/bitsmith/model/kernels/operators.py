@@ -9,7 +9,7 @@ A weight is its packed bytes and the text of a
 
 from __future__ import annotations
 
-from typing import Any, NoReturn, cast
+from typing import Any, NoReturn, TypeGuard, cast
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +28,7 @@ from bitsmith.model.kernels.library import (
 from bitsmith.model.kernels.weight import ALIGNMENT, checked
 from bitsmith.numbers.ranges import refuse_not_finite
 
-__all__ = ["embedding", "linear"]
+__all__ = ["embedding", "linear", "takes"]
 
 
 _operators: Any = cast(Any, torch.library.Library)("bitsmith", "FRAGMENT")
@@ -64,13 +64,24 @@ def linear(
     """
     number = ROWS[rows]
     if torch.is_grad_enabled():
-        given = x.detach() if number else x
-        if given.requires_grad or (bias is not None and bias.requires_grad):
-            return cast(Tensor, cast(Any, _Linear).apply(given, packed, weight, bias, number))
+        if number and x.requires_grad:
+            x = x.detach()
+        if x.requires_grad or (bias is not None and bias.requires_grad):
+            return cast(Tensor, cast(Any, _Linear).apply(x, packed, weight, bias, number))
     plain = x.is_cpu and type(x) in _PLAIN and type(packed) is Tensor and type(bias) in _PLAIN
     run: Any = _linear if plain and not _watched() else _linear_of
     found: Tensor = run(x, packed, weight, bias, number)
     return found
+
+
+def takes(x: object) -> TypeGuard[Tensor]:
+    """Whether ``x`` is a plain tensor that :func:`linear` takes, outside ``torch.compile``.
+
+    A layer asks that can also decode its weight, where that is compiled or counted better.
+    """
+    if torch.compiler.is_compiling() or type(x) is not Tensor:
+        return False
+    return x.is_cpu and x.dtype in TYPES
 
 
 _PLAIN = (Tensor, nn.Parameter, type(None))
@@ -154,12 +165,13 @@ def _linear(x: Tensor, packed: Tensor, weight: str, bias: Tensor | None, rows: i
     kind, shape = TYPES.get(x.dtype), x.shape
     if kind is None or not shape or shape[-1] != k or rows not in (0, 1):
         _refuse(f"rows are float32, float16 or bfloat16 [..., {k}]", x)
-    if bias is not None and (
-        bias.dtype != torch.float32 or bias.shape != (n,) or not bias.is_contiguous()
+    if bias is not None and not (
+        bias.is_cpu and bias.dtype == torch.float32 and bias.shape == (n,) and bias.is_contiguous()
     ):
         _refuse(f"the bias is float32 [{n}]", bias)
     size = packed.nbytes
-    if n < 1 or n * k > 8 * size or not packed.is_cpu or not packed.is_contiguous():
+    bytes_in_a_row = packed.dtype == torch.uint8 and packed.dim() == 1 and packed.is_contiguous()
+    if not bytes_in_a_row or not packed.is_cpu or n < 1 or n * k > 8 * size:
         packed = checked(library, packed, address)
     flat = x if len(shape) == 2 else x.reshape(-1, k)
     stride, step = flat.stride()

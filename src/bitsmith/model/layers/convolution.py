@@ -10,17 +10,25 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bitsmith.model.kernels import operators
-from bitsmith.model.kernels.library import TYPES
+from bitsmith.model.kernels.library import instructions
 from bitsmith.model.layers.packed import PackedWeight
 
-__all__ = ["MOST_POSITIONS", "as_rows", "convolved", "multiplies"]
+__all__ = ["as_rows", "convolved", "most_positions", "multiplies"]
 
-MOST_POSITIONS = 256
-"""Positions up to which to decode the weight for a call takes longer than to multiply with it."""
+_FEW, _MANY = 64, 256
+_FAST = ("avx512", "amx")
 _SMALL = 1 << 16
 """Weights up to which there is nothing to win."""
 
 _Weights = Mapping[str, PackedWeight]
+
+
+def most_positions() -> int:
+    """Return up to how many to decode the weight for a call takes longer than to multiply with it.
+
+    As ``benchmarks/convolutions.py`` measured it: 256 with AVX-512 or AMX, 64 with less.
+    """
+    return _MANY if instructions() in _FAST else _FEW
 
 
 def multiplies(inner: nn.Module, weights: _Weights) -> TypeGuard[nn.Conv2d]:
@@ -43,14 +51,12 @@ def as_rows(inner: nn.Module, weights: _Weights, x: object) -> bool:
         weights: its packed weights by their names in it.
         x: its only argument.
     """
-    if torch.compiler.is_compiling() or not multiplies(inner, weights):
-        return False
-    if type(x) is not Tensor or not x.is_cpu or x.dtype not in TYPES or x.dim() != 4:
+    if not multiplies(inner, weights) or not operators.takes(x) or x.dim() != 4:
         return False
     if x.dtype != inner.weight.dtype or torch.is_autocast_enabled("cpu"):
         return False
     high, wide = _size(inner, x)
-    few = min(high, wide) > 0 and 0 < len(x) * high * wide <= MOST_POSITIONS
+    few = min(high, wide) > 0 and 0 < len(x) * high * wide <= most_positions()
     return few and x.shape[1] == inner.in_channels and weights["weight"].ready()
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from bitsmith.model.layers.convolution import MOST_POSITIONS, as_rows, convolved, multiplies
+from bitsmith.model.layers.convolution import as_rows, convolved, most_positions, multiplies
 from bitsmith.model.layers.packed import PackedWeight
 from bitsmith.model.layers.recurrent import multiplied, recurrent_forward, runs_in_steps
 
@@ -54,7 +54,7 @@ class WeightOnly(nn.Module):
         packed = self._packed_weights()
         does = "float rows" if multiplied(self.inner, packed) else "decoded for torch"
         if multiplies(self.inner, packed):
-            does = f"float rows up to {MOST_POSITIONS} positions, else decoded for torch"
+            does = f"float rows up to {most_positions()} positions, else decoded for torch"
         found = [w.kernel(does) for w in packed.values()]
         return "; ".join(dict.fromkeys(found))
 

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from bitsmith.model.kernels import operators
-from bitsmith.model.kernels.library import TYPES
 from bitsmith.model.layers.packed import PackedWeight
 
 __all__ = ["multiplied", "recurrent_forward", "runs_in_steps"]
@@ -36,9 +35,7 @@ def runs_in_steps(inner: nn.Module, weights: _Weights, x: object) -> bool:
         weights: its packed weights by their names in it.
         x: its first argument.
     """
-    if torch.compiler.is_compiling() or not multiplied(inner, weights):
-        return False
-    if type(x) is not Tensor or not x.is_cpu or x.dtype not in TYPES:
+    if not multiplied(inner, weights) or not operators.takes(x):
         return False
     if inner.training and getattr(inner, "dropout", False):
         return False
