@@ -26,9 +26,9 @@ def _few_steps(monkeypatch):
     steps, *others = Reconstruction.__init__.__defaults__
     assert steps == 300
     monkeypatch.setattr(Reconstruction.__init__, "__defaults__", (3, *others))
-    blocks, samples, epochs, lr, goal = Ladder.__init__.__defaults__
-    assert len(epochs) == 3
-    monkeypatch.setattr(Ladder.__init__, "__defaults__", (blocks, samples, (1, 1, 1), lr, goal))
+    blocks, samples, epochs, *rest = Ladder.__init__.__defaults__
+    assert len(epochs) == 2
+    monkeypatch.setattr(Ladder.__init__, "__defaults__", (blocks, samples, (1, 1), *rest))
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from bitsmith.model.qat.segments import segments
 from bitsmith.model.qat.trainable import TrainableModel
 from bitsmith.model.qat.weights import LearnedStep
 
-QUICK = Ladder(blocks=Reconstruction(steps=60, batch_size=8), epochs=(2, 2, 2))
+QUICK = Ladder(blocks=Reconstruction(steps=60, batch_size=8), epochs=(2, 2))
 
 
 @pytest.fixture

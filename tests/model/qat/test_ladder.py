@@ -18,7 +18,7 @@ from bitsmith.model.qat.reconstruct import Reconstruction
 from bitsmith.model.quantized import QuantizedModel
 from bitsmith.model.train import fit
 
-QUICK = Ladder(blocks=Reconstruction(steps=200, batch_size=32), epochs=(4, 4, 4))
+QUICK = Ladder(blocks=Reconstruction(steps=200, batch_size=32), epochs=(4, 4))
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from bitsmith.model.qat.ladder import Ladder, climb
 from bitsmith.model.qat.reconstruct import Reconstruction, reconstruct
 from bitsmith.model.qat.trainable import TrainableModel
 
-QUICK = Ladder(blocks=Reconstruction(steps=20, batch_size=8), epochs=(1, 1, 1))
+QUICK = Ladder(blocks=Reconstruction(steps=20, batch_size=8), epochs=(1, 1))
 
 
 class Two(nn.Module):

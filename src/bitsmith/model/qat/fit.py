@@ -78,6 +78,7 @@ def fit(
     epochs: int,
     teacher: nn.Module | Callable[[Tensor], Tensor] | None = None,
     labels: bool = False,
+    blend: bool = False,
     lr: float = 3e-3,
     scale_lr: float = 1e-3,
     optimizer: torch.optim.Optimizer | None = None,
@@ -101,6 +102,9 @@ def fit(
         epochs: passes over the data.
         teacher: gives the outputs to learn; float, in evaluation mode, not changed.
         labels: learn the labels of the batches instead (``loss`` is then cross-entropy).
+        blend: mix every sample with another of its batch, ``w · x_i + (1 − w) · x_j`` with w
+            uniform in [1/2, 1] (inputs of arXiv 1710.09412, equation 1): the teacher says what the
+            mixture is, and few samples are not learned by heart. Only floats are mixed.
         lr, scale_lr: at the start, falling along a cosine, of :class:`RelativeAdam`: in
             quantization steps (in the module lane shares of a channel's size), and shares of a
             scale.
@@ -123,10 +127,12 @@ def fit(
         )
     if labels and teacher is not None:
         raise InputError("give a teacher or labels=True, not both")
+    if labels and blend:
+        raise InputError("a mixture of two samples has no one label: blend without labels=True")
     check_training_data(batches)
     if isinstance(batches, Tensor):
         raise DataError("a tensor is no batches: give x.split(batch_size)")
-    source = _labelled(batches) if labels else _taught(batches, _teacher(model, teacher))
+    source = _labelled(batches) if labels else _taught(batches, _teacher(model, teacher), blend)
     measure = loss or (F.cross_entropy if labels else distillation)
     return train(
         model,
@@ -142,6 +148,7 @@ def fit(
         checkpoint=checkpoint,
         fingerprint={
             **_fingerprint(model, labels),
+            "blend": blend,
             **({} if checkpoint is None else data_fingerprint(batches)),
             **(fingerprint or {}),
         },
@@ -180,39 +187,46 @@ class _Pairs:
     """Batches as ``(x, target)``, made when they are reached."""
 
     batches: Iterable[Any]
-    target: Callable[[Any], Tensor]
+    pair: Callable[[Any], tuple[Tensor, Tensor]]
 
     def __length_hint__(self) -> int:
         return length_hint(self.batches)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for batch in self.batches:
-            yield as_inputs(batch)[0], self.target(batch)
+        return map(self.pair, self.batches)
 
 
-def _taught(batches: Any, teacher: Callable[[Tensor], Tensor]) -> Batches:
-    def target(batch: Any) -> Tensor:
+def _taught(batches: Any, teacher: Callable[[Tensor], Tensor], blend: bool) -> Batches:
+    def pair(batch: Any) -> tuple[Tensor, Tensor]:
+        x = as_inputs(batch)[0]
+        x = _blended(x) if blend and x.is_floating_point() else x
         with torch.no_grad():
-            return teacher(as_inputs(batch)[0]).detach()
+            return x, teacher(x).detach()
 
-    return _mapped(batches, target)
+    return _mapped(batches, pair)
+
+
+def _blended(x: Tensor) -> Tensor:
+    # Of PyTorch's random state, which a checkpoint holds.
+    weight = (1 + torch.rand(len(x), *(1,) * (x.dim() - 1))).to(x) / 2
+    return weight * x + (1 - weight) * x[torch.randperm(len(x))]
 
 
 def _labelled(batches: Any) -> Batches:
-    def target(batch: Any) -> Tensor:
+    def pair(batch: Any) -> tuple[Tensor, Tensor]:
         if not isinstance(batch, tuple | list) or len(batch) != 2 or batch[1] is None:
             raise DataError(
                 "labels=True needs batches (x, y), and these have no labels; without labels the "
                 "float model is the teacher"
             )
-        return torch.as_tensor(batch[1])
+        return as_inputs(batch)[0], torch.as_tensor(batch[1])
 
-    return _mapped(batches, target)
+    return _mapped(batches, pair)
 
 
-def _mapped(batches: Any, target: Callable[[Any], Tensor]) -> Batches:
+def _mapped(batches: Any, pair: Callable[[Any], tuple[Tensor, Tensor]]) -> Batches:
     if isinstance(batches, Iterator):  # and still one that can be read only once
-        return iter(_Pairs(batches, target))
+        return iter(_Pairs(batches, pair))
     if isinstance(batches, Iterable):
-        return _Pairs(batches, target)
-    return lambda epoch: _Pairs(batches(epoch), target)
+        return _Pairs(batches, pair)
+    return lambda epoch: _Pairs(batches(epoch), pair)

@@ -38,27 +38,28 @@ class Ladder:
     Attributes:
         blocks: of the reconstruction.
         samples: for it, at most; held in memory.
-        epochs: of distillation; the least width of weights and activations decides between the
-            numbers for 4 bits and more, 3 bits, and 2 or less.
-        lr: of distillation at the start, in quantization steps (:func:`fit`), for the same widths.
+        epochs: of distillation, where the least width of weights and activations is 3 bits or
+            more, and where it is 2 or less.
+        lr: of distillation at the start, in quantization steps (:func:`fit`).
+        blend: distil on mixtures of samples (:func:`fit`).
         goal: agreement with the float model's predictions, in percent of the judged samples, at
             which no further rung is climbed; None climbs them all.
     """
 
     blocks: Reconstruction = field(default_factory=Reconstruction)
     samples: int = 2048
-    epochs: tuple[int, int, int] = (18, 18, 24)
-    lr: tuple[float, float, float] = (1e-2, 1e-2, 1e-2)
+    epochs: tuple[int, int] = (18, 24)
+    lr: float = 1e-2
+    blend: bool = True
     goal: float | None = None
 
     def __post_init__(self) -> None:
         bad_goal = self.goal is not None and not 0 < self.goal <= 100
-        bad_epochs = len(self.epochs) != 3 or min(self.epochs) < 1
-        bad_rates = len(self.lr) != 3 or not min(self.lr) > 0
-        if self.samples < 1 or bad_epochs or bad_rates or bad_goal:
+        bad_epochs = len(self.epochs) != 2 or min(self.epochs) < 1
+        if self.samples < 1 or bad_epochs or not self.lr > 0 or bad_goal:
             raise InputError(
-                "a ladder has at least one sample, three numbers of epochs of at least one, three "
-                f"rates above 0, and a goal in (0, 100] or None, not {self}"
+                "a ladder has at least one sample, two numbers of epochs of at least one, a rate "
+                f"above 0, and a goal in (0, 100] or None, not {self}"
             )
 
 
@@ -71,8 +72,8 @@ class Rung:
         name: ``ranges and rounding``, ``block reconstruction`` or ``distillation``.
         distance: of predictions from the float model's, in nats: KL divergence
             (:func:`bitsmith.model.qat.fit.distillation` with T = 1), or the mean squared difference
-            of outputs that are no logits; the geometric mean of that of the judged samples and that
-            of mixtures of two of them.
+            of outputs that are no logits; of float inputs the geometric mean of that of the judged
+            samples and that of mixtures of two of them.
         agreement: judged samples with the float model's prediction, in percent; None for outputs
             that are no logits.
         seconds: of wall time.
@@ -238,14 +239,13 @@ def _distil(
     run: dict[str, Any],
     progress: bool,
 ) -> None:
-    bits = narrowest(model.source)
-    width = 0 if bits >= 4 else 1 if bits == 3 else 2
     path = None if folder is None else folder / "distillation.pt"
     fit(
         model,
         training,
-        epochs=ladder.epochs[width],
-        lr=ladder.lr[width],
+        epochs=ladder.epochs[narrowest(model.source) < 3],
+        blend=ladder.blend,
+        lr=ladder.lr,
         seed=seed,
         checkpoint=path,
         fingerprint=run,
