@@ -21,38 +21,33 @@ constexpr int64_t kMostAlone = 3;
 
 // One call: the rows of x are taken up to eight at a time ("bands").
 struct Product {
-  const void* packed;
-  Layout layout;
-  const Kernels* kernels;
-  int type, rows;
-  const uint8_t* x;
-  int64_t m, x_stride;
-  const float* bias;
-  uint8_t* y;
-  int64_t y_stride;
-  int64_t blocks_per_item;
+  const Request& request;
+  const Layout& layout;
+  const Kernels& kernels;
+  int64_t m;
+  int rows;
+  bool alone;  // see has_digits
+  int64_t blocks_per_item = 1;
 
   // Scratch, band after band.
-  float* floats;      // [stored column][rows of the band]
-  int32_t* quads;     // [stored quad][rows]
-  int32_t* sums;      // [stored group][rows]
-  float* sums_real;
-  float* row_scales;  // [m]
-  float* wide;        // [m][k] as float32
-  int8_t* codes;      // [m][k] as int8
+  float* floats = nullptr;     // [stored column][rows of the band]
+  int32_t* quads = nullptr;    // [stored quad][rows]
+  int32_t* sums = nullptr;     // [stored group][rows]
+  float* sums_real = nullptr;
+  float* row_scales = nullptr;  // [m]
+  float* wide = nullptr;       // [m][k] as float32
+  int8_t* codes = nullptr;     // [m][k] as int8
   std::atomic<int> error{BSK_OK};
 
   // Rows of floats that are multiplied one by one: as digits (digits_avx512.h), in quads[row][stored
   // quad][digit] and sums[row][stored group][digit], or where a row has none as floats[row].
-  bool alone;
-  bool has_digits[kMostAlone];
+  bool has_digits[kMostAlone] = {};
 
   int64_t bands() const { return (m + kMostRows - 1) / kMostRows; }
   int rows_of(int64_t band) const {
     const int64_t left = m - band * kMostRows;
     return static_cast<int>(left < kMostRows ? left : kMostRows);
   }
-  int64_t element() const { return type == BSK_FLOAT32 ? 4 : 2; }
 };
 
 // log2 of the rows that the kernel for `rows` rows takes; those that are too many are 0.
@@ -85,10 +80,10 @@ void prepare_alone(Product* p, int64_t row) {
   float* wide = p->wide + row * (layout.k + columns);
   float* stored = wide + layout.k;  // where groups are padded
   int8_t* digits = p->codes + row * kDigits * columns;
-  p->kernels->widen(p->type, p->x + row * p->x_stride * p->element(), layout.k, wide);
+  p->request.widen(row, wide);
   memset(stored, 0, static_cast<size_t>(columns) * 4);
   spread(layout, wide, layout.group, layout.padded, 1, stored);
-  p->has_digits[row] = p->kernels->cut(stored, columns, columns, digits, p->row_scales + row);
+  p->has_digits[row] = p->kernels.cut(stored, columns, columns, digits, p->row_scales + row);
   if (!p->has_digits[row]) {
     memcpy(p->floats + row * columns, stored, static_cast<size_t>(columns) * 4);
     return;
@@ -99,7 +94,7 @@ void prepare_alone(Product* p, int64_t row) {
   }
   for (int64_t i = 0; i < groups; ++i) {
     const int8_t* from = digits + i % kDigits * columns + i / kDigits * layout.padded;
-    p->sums[row * groups + i] = p->kernels->sum_codes(from, layout.padded);
+    p->sums[row * groups + i] = p->kernels.sum_codes(from, layout.padded);
     p->sums_real[row * groups + i] = static_cast<float>(p->sums[row * groups + i]);
   }
 }
@@ -110,18 +105,18 @@ int prepare_row(const Product& p, int64_t row) {
   const int64_t band = row / kMostRows, at = row % kMostRows, first = band * kMostRows;
   const int step = 1 << row_step(p.rows_of(band));
   float* wide = p.wide + row * layout.k;
-  p.kernels->widen(p.type, p.x + row * p.x_stride * p.element(), layout.k, wide);
+  p.request.widen(row, wide);
   if (p.rows == BSK_ROWS_FLOAT) {
     spread(layout, wide, layout.group, layout.padded, step,
            p.floats + first * layout.columns() + at);
     return BSK_OK;
   }
   int8_t* codes = p.codes + row * layout.k;
-  if (!p.kernels->quantize(wide, layout.k, codes, p.row_scales + row)) return BSK_NOT_FINITE;
+  if (!p.kernels.quantize(wide, layout.k, codes, p.row_scales + row)) return BSK_NOT_FINITE;
   spread_codes(layout, codes, step, p.quads + first * layout.columns() / 4 + at);
   for (int64_t g = 0; g < layout.groups; ++g) {
     const int64_t to = first * layout.stored_groups + g * step + at;
-    p.sums[to] = p.kernels->sum_codes(codes + g * layout.group, layout.group);
+    p.sums[to] = p.kernels.sum_codes(codes + g * layout.group, layout.group);
     p.sums_real[to] = static_cast<float>(p.sums[to]);
   }
   return BSK_OK;
@@ -138,6 +133,7 @@ void prepare_item(int64_t row, void* state) {
 // them yet; else null.
 void finish_row(const Product& p, int64_t first, int64_t row, bool scaled, const float* scales,
                 float* sums) {
+  const Request& request = p.request;
   const int64_t left = p.layout.n - first;
   const int count = left < p.layout.lanes ? static_cast<int>(left) : p.layout.lanes;
   if (scaled) {
@@ -146,18 +142,19 @@ void finish_row(const Product& p, int64_t first, int64_t row, bool scaled, const
   if (scales) {
     for (int i = 0; i < count; ++i) sums[i] *= scales[i];
   }
-  if (p.bias) {
-    for (int i = 0; i < count; ++i) sums[i] += p.bias[first + i];
+  if (request.bias) {
+    for (int i = 0; i < count; ++i) sums[i] += request.bias[first + i];
   }
-  const int64_t at = row * p.y_stride + first;
-  if (p.type == BSK_FLOAT32) {
-    memcpy(p.y + at * 4, sums, static_cast<size_t>(count) * 4);
+  auto* y = static_cast<uint8_t*>(request.y);
+  const int64_t at = row * request.y_stride + first;
+  if (request.type == BSK_FLOAT32) {
+    memcpy(y + at * 4, sums, static_cast<size_t>(count) * 4);
     return;
   }
   for (int i = 0; i < count; ++i) {
     const uint16_t half =
-        p.type == BSK_FLOAT16 ? float_to_float16(sums[i]) : float_to_bfloat16(sums[i]);
-    memcpy(p.y + (at + i) * 2, &half, 2);
+        request.type == BSK_FLOAT16 ? float_to_float16(sums[i]) : float_to_bfloat16(sums[i]);
+    memcpy(y + (at + i) * 2, &half, 2);
   }
 }
 
@@ -167,10 +164,10 @@ void multiply_codes(const Product& p, const Block& block, int64_t first, int ste
   const int width = layout.bits - 1;
   const CodeRows x{p.quads + first * layout.columns() / 4, p.sums + first * layout.stored_groups,
                    p.sums_real + first * layout.stored_groups};
-  const auto one_row = p.kernels->one_row_codes[width];
+  const auto one_row = p.kernels.one_row_codes[width];
   if (step == 0 && one_row) return one_row(block, x, out);
-  const auto decode = layout.bits == 8 ? nullptr : p.kernels->decode_codes[width];
-  p.kernels->code_product[step](block, decode, x, out);
+  const auto decode = layout.bits == 8 ? nullptr : p.kernels.decode_codes[width];
+  p.kernels.code_product[step](block, decode, x, out);
 }
 
 void multiply_floats(const Product& p, const Block& block, int64_t first, int step, float* out) {
@@ -178,10 +175,10 @@ void multiply_floats(const Product& p, const Block& block, int64_t first, int st
   const int width = layout.bits - 1;
   const float* x = p.floats + first * layout.columns();
   const bool table = layout.kind == BSK_TABLE;
-  const auto one_row = (table ? p.kernels->one_row_table : p.kernels->one_row_integers)[width];
+  const auto one_row = (table ? p.kernels.one_row_table : p.kernels.one_row_integers)[width];
   if (step == 0 && one_row) return one_row(block, x, out);
-  const auto decode = (table ? p.kernels->decode_table : p.kernels->decode_integers)[width];
-  p.kernels->float_product[step](block, decode, x, out);
+  const auto decode = (table ? p.kernels.decode_table : p.kernels.decode_integers)[width];
+  p.kernels.float_product[step](block, decode, x, out);
 }
 
 void multiply_alone(const Product& p, const Block& block, int64_t first, const float* scales) {
@@ -190,19 +187,19 @@ void multiply_alone(const Product& p, const Block& block, int64_t first, const f
   alignas(64) float out[kMostLanes];
   for (int64_t row = 0; row < p.m; ++row) {
     if (p.has_digits[row]) {
-      p.kernels->one_row_digits[width](
+      p.kernels.one_row_digits[width](
           block, {p.quads + row * columns, p.sums + row * groups, p.sums_real + row * groups},
           out);
       finish_row(p, first, row, true, scales, out);
     } else {
-      p.kernels->one_row_integers[width](block, p.floats + row * columns, out);
+      p.kernels.one_row_integers[width](block, p.floats + row * columns, out);
       finish_row(p, first, row, false, nullptr, out);
     }
   }
 }
 
 void multiply_block(const Product& p, int64_t at) {
-  const Block block = block_at(p.layout, p.packed, at);
+  const Block block = block_at(p.layout, p.request.packed, at);
   const int lanes = p.layout.lanes;
   const bool integers = p.rows == BSK_ROWS_INT8;
   alignas(64) float out[kMostRows * kMostLanes];
@@ -264,31 +261,21 @@ bool reserve(Product* p) {
   return true;
 }
 
-bool one_by_one(const Product& p) {
-  return p.m <= kMostAlone && p.rows == BSK_ROWS_FLOAT && p.layout.kind == BSK_INTEGER &&
-         p.kernels->one_row_digits[p.layout.bits - 1] && p.layout.group <= kMostDigitsSummed;
+// Whether rows of floats are multiplied one by one, as digits.
+bool one_by_one(const Request& request, const Kernels& kernels, int rows) {
+  const Layout& layout = request.layout;
+  return request.m <= kMostAlone && rows == BSK_ROWS_FLOAT && layout.kind == BSK_INTEGER &&
+         kernels.one_row_digits[layout.bits - 1] && layout.group <= kMostDigitsSummed;
 }
 
 }  // namespace
 
-int few_rows(const panels::Request& request, const Kernels& kernels, int rows) {
+int few_rows(const Request& request, const Kernels& kernels, int rows) {
   const Layout& layout = request.layout;
   const int64_t m = request.m;
   if (rows == BSK_ROWS_INT8 && layout.group > kMostSummed) return BSK_UNSUPPORTED;
   if (m > kMostValues / layout.columns()) return BSK_NO_MEMORY;
-  Product p{};
-  p.layout = layout;
-  p.packed = request.packed;
-  p.kernels = &kernels;
-  p.type = request.type;
-  p.rows = rows;
-  p.x = static_cast<const uint8_t*>(request.x);
-  p.m = m;
-  p.x_stride = request.x_stride;
-  p.bias = request.bias;
-  p.y = static_cast<uint8_t*>(request.y);
-  p.y_stride = request.y_stride;
-  p.alone = one_by_one(p);
+  Product p{request, layout, kernels, m, rows, one_by_one(request, kernels, rows)};
   if (!reserve(&p)) return BSK_NO_MEMORY;
   parallel(m, m * layout.k < kSmallRows ? 1 : request.threads, prepare_item, &p);
   if (const int error = p.error.load(std::memory_order_relaxed)) return error;

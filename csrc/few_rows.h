@@ -3,7 +3,7 @@
 #define BITSMITH_FEW_ROWS_H
 
 #include "kernels.h"
-#include "many_rows/request.h"
+#include "request.h"
 
 namespace bitsmith {
 
@@ -13,7 +13,7 @@ inline constexpr int64_t kSmallWork = 1 << 16;
 // y[m][n] = x[m][k] · wᵀ + bias[n] with the kernels that the weight is packed for. BSK_OK,
 // BSK_NO_MEMORY, BSK_NOT_FINITE for integer rows of which one is not finite, or BSK_UNSUPPORTED
 // for a group whose sum may leave 32 bits.
-int few_rows(const panels::Request& request, const Kernels& kernels, int rows);
+int few_rows(const Request& request, const Kernels& kernels, int rows);
 
 }  // namespace bitsmith
 #endif

@@ -19,8 +19,7 @@ extern "C" int bsk_linear(const bsk_weight* weight, const void* packed, int64_t 
   if (!x || !y || x_stride < 0 || (m > 1 && y_stride < weight->n)) return BSK_BAD_INPUT;
   if (rows == BSK_ROWS_INT8 && weight->kind == BSK_TABLE) return BSK_UNSUPPORTED;
   if (threads < 1) threads = 1;
-  const panels::Request request = {layout,   packed, type, x,        m,
-                                   x_stride, bias,   y,    y_stride, threads};
+  const Request request = {layout, packed, type, x, m, x_stride, bias, y, y_stride, threads};
   if (m > 1 && panels::can_tile(*weight, rows, m)) return panels::tiled_rows(request, rows);
   const bool lookup = weight->rows == BSK_ROWS_LOOKUP;
   if (!lookup && m > most_few_rows(*weight, rows)) return many_rows(request, rows);

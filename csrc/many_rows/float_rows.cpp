@@ -1,5 +1,6 @@
 #include "float_rows.h"
 
+#include "../dispatch.h"
 #include "product.h"
 #include "workers.h"
 
@@ -48,7 +49,7 @@ class FloatRows {
     share(rows, request_.threads, [&](int64_t worker, Tasks& tasks) {
       for (int64_t row; tasks.take(&row);) pack(first + row, row, rows, worker);
     });
-    const Cut cut = make_cut(kPanels, request_.panels(), rows, request_.threads);
+    const Cut cut = make_cut(kPanels, request_.layout.blocks, rows, request_.threads);
     share(cut.tasks, request_.threads, [&](int64_t worker, Tasks& tasks) {
       for (int64_t task; tasks.take(&task);) product(cut, task, first, worker);
     });

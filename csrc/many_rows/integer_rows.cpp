@@ -2,6 +2,7 @@
 
 #include <atomic>
 
+#include "../dispatch.h"
 #include "product.h"
 #include "workers.h"
 
@@ -77,7 +78,7 @@ class IntegerRows {
     });
     if (!finite) return BSK_NOT_FINITE;
     clear_rows(rows, round_up(rows, kernels_.row_unit));
-    const Cut cut = make_cut(kPanels, request_.panels(), rows, request_.threads);
+    const Cut cut = make_cut(kPanels, request_.layout.blocks, rows, request_.threads);
     share(cut.tasks, request_.threads, [&](int64_t worker, Tasks& tasks) {
       if (kernels_.enter) kernels_.enter(layout_.padded);
       for (int64_t task; tasks.take(&task);) product(cut, task, first, worker);
@@ -201,7 +202,7 @@ class IntegerRows {
   void read_column_scales() {
     float* out = column_scale_.get();
     if (layout_.groups > 1) return std::fill(out, out + request_.padded_n(), 1.0f);
-    for (int64_t panel = 0; panel < request_.panels(); ++panel) {
+    for (int64_t panel = 0; panel < request_.layout.blocks; ++panel) {
       const Block block = block_at(layout_, request_.packed, panel);
       widen_scales(block, layout_.lanes, out + panel * layout_.lanes);
     }

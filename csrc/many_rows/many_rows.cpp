@@ -20,10 +20,10 @@ int64_t most_few_rows(const bsk_weight& weight, int rows) {
   return rows == BSK_ROWS_FLOAT && panels::can_split(weight.kind) ? 4 : 16;
 }
 
-int many_rows(const panels::Request& given, int rows) {
+int many_rows(const Request& given, int rows) {
   const Layout& layout = given.layout;
   if (layout.lanes != kernels_in_use().lanes) return BSK_UNSUPPORTED;  // packed for look-ups
-  panels::Request request = given;
+  Request request = given;
   if (layout.n * layout.k < kSmallWork / given.m) request.threads = 1;
   if (rows == BSK_ROWS_FLOAT) {
     return panels::can_split(layout.kind) ? panels::split_rows(request)

@@ -3,7 +3,7 @@
 #ifndef BITSMITH_MANY_ROWS_H
 #define BITSMITH_MANY_ROWS_H
 
-#include "request.h"
+#include "../request.h"
 
 namespace bitsmith {
 
@@ -17,7 +17,7 @@ int64_t most_few_rows(const bsk_weight& weight, int rows);
 // Returns BSK_OK, BSK_NO_MEMORY, BSK_NOT_FINITE for integer rows of which one is not finite, or
 // BSK_UNSUPPORTED for a weight that is packed for look-ups, and for integer rows with a table or a
 // group whose sum may leave 32 bits.
-int many_rows(const panels::Request& request, int rows);
+int many_rows(const Request& request, int rows);
 
 }  // namespace bitsmith
 #endif

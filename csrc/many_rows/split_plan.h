@@ -3,7 +3,7 @@
 #define BITSMITH_PANELS_SPLIT_PLAN_H
 
 #include "product.h"
-#include "request.h"
+#include "cut.h"
 
 namespace bitsmith::panels {
 
@@ -78,7 +78,7 @@ inline int64_t tile_rows_of(int64_t rows) {
 inline Cut cut_of(const Request& request) {
   constexpr int64_t kMostPanels = 64, kMostRows = 256;
   const int64_t wanted = request.threads > 1 ? 3 * int64_t{request.threads} : 1;
-  const int64_t panels = request.panels(), rows = request.m;
+  const int64_t panels = request.layout.blocks, rows = request.m;
   const auto pieces = [](int64_t count, int64_t most) { return (count + most - 1) / most; };
   const auto panel_pieces = [&](int64_t row_pieces) {
     return std::max(pieces(wanted, row_pieces), pieces(panels, kMostPanels));

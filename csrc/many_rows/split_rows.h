@@ -2,7 +2,7 @@
 #ifndef BITSMITH_PANELS_SPLIT_ROWS_H
 #define BITSMITH_PANELS_SPLIT_ROWS_H
 
-#include "request.h"
+#include "cut.h"
 
 namespace bitsmith::panels {
 

@@ -2,6 +2,7 @@
 
 #include <atomic>
 
+#include "../dispatch.h"
 #include "../few_rows.h"
 #include "../scratch.h"
 #include "product.h"

@@ -6,7 +6,7 @@
 #ifndef BITSMITH_PANELS_TILED_ROWS_H
 #define BITSMITH_PANELS_TILED_ROWS_H
 
-#include "request.h"
+#include "cut.h"
 
 namespace bitsmith::panels {
 

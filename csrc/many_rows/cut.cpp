@@ -1,12 +1,6 @@
-#include "request.h"
+#include "cut.h"
 
 namespace bitsmith::panels {
-
-void Request::widen(int64_t row, float* out) const {
-  const int64_t element = type == BSK_FLOAT32 ? 4 : 2;
-  kernels_in_use().widen(type, static_cast<const uint8_t*>(x) + row * x_stride * element,
-                         layout.k, out);
-}
 
 void pad_bias(const Request& request, float* out) {
   const int64_t known = request.bias ? request.layout.n : 0;

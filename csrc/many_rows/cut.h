@@ -1,33 +1,14 @@
-// A product that is asked for, and how it is cut into tasks.
-#ifndef BITSMITH_PANELS_REQUEST_H
-#define BITSMITH_PANELS_REQUEST_H
+// How a product is cut into tasks, and its rows and bias laid out for them.
+#ifndef BITSMITH_PANELS_CUT_H
+#define BITSMITH_PANELS_CUT_H
 
 #include <algorithm>
 #include <cstdint>
 
-#include "../dispatch.h"
-#include "../layout.h"
+#include "../request.h"
 #include "buffer.h"
 
 namespace bitsmith::panels {
-
-struct Request {
-  const Layout& layout;
-  const void* packed;
-  int type;
-  const void* x;
-  int64_t m, x_stride;
-  const float* bias;
-  void* y;
-  int64_t y_stride;
-  int threads;
-
-  int64_t panels() const { return layout.blocks; }
-  // Columns of y up to whole panels.
-  int64_t padded_n() const { return layout.blocks * layout.lanes; }
-  // A row of x as float32, [k].
-  void widen(int64_t row, float* out) const;
-};
 
 // Rows of x to take in one go, all passes about alike. Each pass decodes the weight again and
 // starts the threads twice; but x, of so many bytes a row, is to stay within reach of the caches.
