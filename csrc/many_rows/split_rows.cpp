@@ -6,11 +6,11 @@
 // than 2^-126, and rows whose largest number is below 2^-62 are left to `float_rows`: what is lost
 // is less than 2^-64 of the largest number of the row. Rows with numbers of 2^100 and more, of which
 // a sum could overflow before its scale makes it small, infinite ones and NaN are left to it too.
-#include "../dispatch.h"
 #include "split_rows.h"
 
 #include <cstring>
 
+#include "../dispatch.h"
 #include "float_rows.h"
 #include "product.h"
 #include "split_plan.h"
