@@ -18,6 +18,7 @@ from bitsmith.model.calibrate import as_inputs
 from bitsmith.model.checkpoint import data_fingerprint
 from bitsmith.model.graph.operators import run_float
 from bitsmith.model.qat.diagnosis import first_wrong
+from bitsmith.model.qat.mixtures import mixed
 from bitsmith.model.qat.relative import RelativeAdam, step_sizes
 from bitsmith.model.qat.trainable import TrainableModel
 from bitsmith.model.train import Batches, TrainingRun
@@ -78,7 +79,7 @@ def fit(
     epochs: int,
     teacher: nn.Module | Callable[[Tensor], Tensor] | None = None,
     labels: bool = False,
-    blend: bool = False,
+    mix: bool = False,
     lr: float = 3e-3,
     scale_lr: float = 1e-3,
     optimizer: torch.optim.Optimizer | None = None,
@@ -102,9 +103,9 @@ def fit(
         epochs: passes over the data.
         teacher: gives the outputs to learn; float, in evaluation mode, not changed.
         labels: learn the labels of the batches instead (``loss`` is then cross-entropy).
-        blend: mix every sample with another of its batch, ``w · x_i + (1 − w) · x_j`` with w
-            uniform in [1/2, 1] (inputs of arXiv 1710.09412, equation 1): the teacher says what the
-            mixture is, and few samples are not learned by heart. Only floats are mixed.
+        mix: put some of another sample of the batch into every sample
+            (:func:`~bitsmith.model.qat.mixtures.mixed`): the teacher says what that is, and few
+            samples are not learned by heart.
         lr, scale_lr: at the start, falling along a cosine, of :class:`RelativeAdam`: in
             quantization steps (in the module lane shares of a channel's size), and shares of a
             scale.
@@ -127,12 +128,12 @@ def fit(
         )
     if labels and teacher is not None:
         raise InputError("give a teacher or labels=True, not both")
-    if labels and blend:
-        raise InputError("a mixture of two samples has no one label: blend without labels=True")
+    if labels and mix:
+        raise InputError("a mixture of two samples has no one label: mix without labels=True")
     check_training_data(batches)
     if isinstance(batches, Tensor):
         raise DataError("a tensor is no batches: give x.split(batch_size)")
-    source = _labelled(batches) if labels else _taught(batches, _teacher(model, teacher), blend)
+    source = _labelled(batches) if labels else _taught(batches, _teacher(model, teacher), mix)
     measure = loss or (F.cross_entropy if labels else distillation)
     return train(
         model,
@@ -148,7 +149,7 @@ def fit(
         checkpoint=checkpoint,
         fingerprint={
             **_fingerprint(model, labels),
-            "blend": blend,
+            "mix": mix,
             **({} if checkpoint is None else data_fingerprint(batches)),
             **(fingerprint or {}),
         },
@@ -196,20 +197,14 @@ class _Pairs:
         return map(self.pair, self.batches)
 
 
-def _taught(batches: Any, teacher: Callable[[Tensor], Tensor], blend: bool) -> Batches:
+def _taught(batches: Any, teacher: Callable[[Tensor], Tensor], mix: bool) -> Batches:
     def pair(batch: Any) -> tuple[Tensor, Tensor]:
         x = as_inputs(batch)[0]
-        x = _blended(x) if blend and x.is_floating_point() else x
+        x = mixed(x) if mix else x
         with torch.no_grad():
             return x, teacher(x).detach()
 
     return _mapped(batches, pair)
-
-
-def _blended(x: Tensor) -> Tensor:
-    # Of PyTorch's random state, which a checkpoint holds.
-    weight = (1 + torch.rand(len(x), *(1,) * (x.dim() - 1))).to(x) / 2
-    return weight * x + (1 - weight) * x[torch.randperm(len(x))]
 
 
 def _labelled(batches: Any) -> Batches:

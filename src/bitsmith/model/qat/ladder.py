@@ -41,7 +41,7 @@ class Ladder:
         epochs: of distillation, where the least width of weights and activations is 3 bits or
             more, and where it is 2 or less.
         lr: of distillation at the start, in quantization steps (:func:`fit`).
-        blend: distil on mixtures of samples (:func:`fit`).
+        mix: distil on mixtures of samples (:func:`fit`).
         goal: agreement with the float model's predictions, in percent of the judged samples, at
             which no further rung is climbed; None climbs them all.
     """
@@ -50,7 +50,7 @@ class Ladder:
     samples: int = 2048
     epochs: tuple[int, int] = (18, 24)
     lr: float = 1e-2
-    blend: bool = True
+    mix: bool = True
     goal: float | None = None
 
     def __post_init__(self) -> None:
@@ -244,7 +244,7 @@ def _distil(
         model,
         training,
         epochs=ladder.epochs[narrowest(model.source) < 3],
-        blend=ladder.blend,
+        mix=ladder.mix,
         lr=ladder.lr,
         seed=seed,
         checkpoint=path,
