@@ -23,6 +23,7 @@ SCRIPTS = [
     "convolutions",
     "mlp_lstm",
     "low_bit",
+    "mixtures",
     "depthwise",
 ]
 
