@@ -14,6 +14,7 @@ from bitsmith.errors import DataError, InputError
 from bitsmith.model.ptq import ptq
 from bitsmith.model.qat.fit import distillation
 from bitsmith.model.qat.ladder import Ladder
+from bitsmith.model.qat.mixtures import mixed
 from bitsmith.model.qat.reconstruct import Reconstruction
 from bitsmith.model.quantized import QuantizedModel
 from bitsmith.model.train import fit
@@ -56,10 +57,15 @@ def test_each_rung_is_recorded_and_the_nearest_is_returned(
     ]
     with torch.no_grad():
         last = images[-32:]
-        mixtures = torch.cat([2 / 3 * last + last.roll(i, 0) / 3 for i in range(1, 9)])
+        mixtures = torch.cat([mixture(last, seed) for seed in range(8)])
         found = [float(distillation(best(x), network(x), 1.0)) for x in (last, mixtures)]
     assert (found[0] * found[1]) ** 0.5 == pytest.approx(min(distances), rel=1e-5)
     assert min(distances) <= distances[0]
+
+
+def mixture(x: Tensor, seed: int) -> Tensor:
+    torch.manual_seed(seed)
+    return mixed(x)
 
 
 def test_a_worse_rung_is_not_kept(

@@ -12,17 +12,18 @@ from torch import Tensor
 
 from bitsmith.model.graph.operators import run_float
 from bitsmith.model.qat.fit import TEMPERATURE, distillation
+from bitsmith.model.qat.mixtures import mixed
 from bitsmith.model.qat.trainable import TrainableModel
 from bitsmith.model.quantized import QuantizedModel
 
 __all__ = ["Found", "Judge"]
 
-_HEAVIER = 2 / 3
-"""What a mixture has of the one sample; the rest is of another."""
 _LEAST = 1e-6
 """Nats below which a divergence is none."""
 _MIXTURES = 2048
 """In all, about, and up to eight of a sample: a few of them decide a mean of fewer."""
+_TOGETHER = 32
+"""Samples that are mixed with one another: those of images have one rectangle."""
 
 
 @final
@@ -57,8 +58,9 @@ class Found:
 class Judge:
     """Distance from the float model, on samples that nothing learns from.
 
-    And on mixtures of two of them, as in arXiv:1710.09412: of samples that it was trained on the
-    float model is sure whatever is done to it, of mixtures it is as unsure as of new ones.
+    And on mixtures of two of them (:func:`bitsmith.model.qat.mixtures.mixed`): of samples that it
+    was trained on the float model is sure whatever is done to it, of mixtures it is as unsure as of
+    new ones. They are the same ones for every model.
     """
 
     def __init__(self, quantized: QuantizedModel, samples: Tensor) -> None:
@@ -68,13 +70,16 @@ class Judge:
             self._float = [run_float(graph, [x])[0] for x in self._parts()]
 
     def _parts(self) -> Iterator[Tensor]:
-        """Give the samples, and each mixed with the ones before it, some at a time."""
+        """Give the samples, and mixtures of them, some at a time."""
         samples, count = self._samples, len(self._samples)
         yield from torch.split(samples, 128)
-        if samples.is_floating_point():
-            for before in range(1, min(max(_MIXTURES // count, 1), 8, count - 1) + 1):
-                mixtures = _HEAVIER * samples + (1 - _HEAVIER) * samples.roll(before, 0)
-                yield from torch.split(mixtures, 128)
+        if not samples.is_floating_point() or count < 2:
+            return
+        for time in range(min(max(_MIXTURES // count, 1), 8)):
+            with torch.random.fork_rng([]):
+                torch.manual_seed(time)
+                mixtures = [mixed(part) for part in torch.split(samples, _TOGETHER)]
+            yield from torch.split(torch.cat(mixtures), 128)
 
     @torch.no_grad()
     def __call__(self, model: TrainableModel) -> Found:
