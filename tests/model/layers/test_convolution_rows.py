@@ -68,7 +68,7 @@ def test_as_the_dequantized_weight_computes(
     scheme: Scheme, settings: dict[str, Any], products: list[tuple[int, ...]]
 ) -> None:
     packed, twin = layer(scheme, **settings)
-    for shape in ((1, 64, 9, 7), (2, 64, 5, 6)):
+    for shape in ((1, 64, 9, 7), (2, 64, 5, 4)):
         x = torch.randn(shape)
         found, expected = packed(x), twin(x)
         assert found.shape == expected.shape
@@ -95,7 +95,7 @@ def test_a_kernel_of_one_takes_the_inputs_as_they_are(products: list[tuple[int, 
 
 def test_layout_type_and_gradients_are_those_of_pytorch(products: list[tuple[int, ...]]) -> None:
     packed, twin = layer()
-    x = torch.randn(2, 64, 6, 6).to(memory_format=torch.channels_last)
+    x = torch.randn(2, 64, 4, 6).to(memory_format=torch.channels_last)
     found = packed(x)
     assert found.is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(found, twin(x), rtol=1e-5, atol=1e-4)
@@ -132,7 +132,7 @@ def test_what_does_not_pay_or_is_something_else_is_decoded(
 
 def test_compiled_and_exported_it_computes_the_same() -> None:
     packed, twin = layer()
-    x = torch.randn(2, 64, 6, 6)
+    x = torch.randn(2, 64, 4, 6)
     compiled = torch.compile(packed, backend="eager", fullgraph=True)
     torch.testing.assert_close(compiled(x), twin(x), rtol=1e-5, atol=1e-4)
     dynamic = (({0: torch.export.Dim.DYNAMIC},),)
@@ -149,7 +149,7 @@ def test_saved_and_loaded_it_is_the_canonical_form() -> None:
     assert all(torch.equal(v, after[k]) for k, v in before.items())
 
 
-@pytest.mark.parametrize(("name", "most"), [("avx2", 64), ("avx512", 256), ("amx", 256)])
+@pytest.mark.parametrize(("name", "most"), [("avx2", 49), ("avx512", 49), ("amx", 256)])
 def test_slower_machines_multiply_fewer_positions(
     name: str, most: int, products: list[tuple[int, ...]]
 ) -> None:

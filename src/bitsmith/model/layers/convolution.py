@@ -15,8 +15,7 @@ from bitsmith.model.layers.packed import PackedWeight
 
 __all__ = ["as_rows", "convolved", "most_positions", "multiplies"]
 
-_FEW, _MANY = 64, 256
-_FAST = ("avx512", "amx")
+_FEW, _MANY = 49, 256
 _SMALL = 1 << 16
 """Weights up to which there is nothing to win."""
 
@@ -26,9 +25,9 @@ _Weights = Mapping[str, PackedWeight]
 def most_positions() -> int:
     """Return up to how many to decode the weight for a call takes longer than to multiply with it.
 
-    As ``benchmarks/convolutions.py`` measured it: 256 with AVX-512 or AMX, 64 with less.
+    As ``benchmarks/convolutions.py`` measured it: 256 with AMX, the 49 of a 7×7 map with less.
     """
-    return _MANY if instructions() in _FAST else _FEW
+    return _MANY if instructions() == "amx" else _FEW
 
 
 def multiplies(inner: nn.Module, weights: _Weights) -> TypeGuard[nn.Conv2d]:
