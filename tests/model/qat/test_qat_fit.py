@@ -73,7 +73,8 @@ def test_the_teacher_says_what_a_mixture_is(network: nn.Module, images: Tensor) 
     assert not torch.equal(*seen)
     table = nn.Sequential(nn.Embedding(9, 12), nn.Flatten(), nn.Linear(24, 4)).eval()
     tokens = torch.randint(0, 9, (6, 2))
-    fit(prepare(table, "W4"), [tokens], epochs=1, teacher=table, mix=True, progress=False)
+    with pytest.raises(DataError, match=r"mixed are floats, and these are torch.int64"):
+        fit(prepare(table, "W4"), [tokens], epochs=1, teacher=table, mix=True, progress=False)
     with pytest.raises(InputError, match="no one label"):
         fit(model, [(images, images[:, 0])], epochs=1, labels=True, mix=True)
 

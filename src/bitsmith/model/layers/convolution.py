@@ -50,7 +50,7 @@ def as_rows(inner: nn.Module, weights: _Weights, x: object) -> bool:
         weights: its packed weights by their names in it.
         x: its only argument.
     """
-    if not multiplies(inner, weights) or not operators.takes(x) or x.dim() != 4:
+    if not operators.takes(x) or not multiplies(inner, weights) or x.dim() != 4:
         return False
     if x.dtype != inner.weight.dtype or torch.is_autocast_enabled("cpu"):
         return False

@@ -35,7 +35,7 @@ def runs_in_steps(inner: nn.Module, weights: _Weights, x: object) -> bool:
         weights: its packed weights by their names in it.
         x: its first argument.
     """
-    if not multiplied(inner, weights) or not operators.takes(x):
+    if not operators.takes(x) or not multiplied(inner, weights):
         return False
     if inner.training and getattr(inner, "dropout", False):
         return False

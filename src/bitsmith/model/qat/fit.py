@@ -116,7 +116,8 @@ def fit(
             far as the batches tell: name, split, SHA-256, batch size.
 
     Raises:
-        DataError: no data; labels are wanted and there are none.
+        DataError: no data; labels are wanted and there are none; samples that are to be mixed are
+            no floats.
         InputError: there is no teacher; a checkpoint of another run.
         DivergedError: the loss or a parameter is no longer finite; the layer whose scale or output
             went wrong first is named, and the model has the state of the last good epoch.

@@ -41,7 +41,7 @@ class Ladder:
         epochs: of distillation, where the least width of weights and activations is 3 bits or
             more, and where it is 2 or less.
         lr: of distillation at the start, in quantization steps (:func:`fit`).
-        mix: distil on mixtures of samples (:func:`fit`).
+        mix: distil on mixtures of samples (:func:`fit`), where they are floats.
         goal: agreement with the float model's predictions, in percent of the judged samples, at
             which no further rung is climbed; None climbs them all.
     """
@@ -240,11 +240,12 @@ def _distil(
     progress: bool,
 ) -> None:
     path = None if folder is None else folder / "distillation.pt"
+    floats = getattr(torch, model.source.program.graph.inputs[0].dtype).is_floating_point
     fit(
         model,
         training,
         epochs=ladder.epochs[narrowest(model.source) < 3],
-        mix=ladder.mix,
+        mix=ladder.mix and floats,
         lr=ladder.lr,
         seed=seed,
         checkpoint=path,

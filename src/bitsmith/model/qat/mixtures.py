@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from bitsmith.errors import DataError
+
 __all__ = ["mixed"]
 
 
@@ -14,19 +16,24 @@ def mixed(x: Tensor) -> Tensor:
     Images ``[N, C, H, W]`` get one rectangle of another one each, the same for all of the batch, of
     an area share uniform in [0, 1] (CutMix, arXiv 1905.04899, section 3.1, without its labels).
     Other floats are ``w · x_i + (1 − w) · x_j``, w uniform in [1/2, 1] (mixup, arXiv 1710.09412,
-    equation 1, without its labels). What is not float stays as it is: there is nothing between two
-    tokens.
+    equation 1, without its labels). A batch of one has nothing to mix with, and stays as it is.
 
     What is drawn is drawn from PyTorch's random state.
 
     Args:
-        x: a batch ``[N, …]``; not changed.
+        x: a batch ``[N, …]`` of floats; not changed.
 
-    >>> mixed(torch.tensor([[1, 2], [3, 4]])).tolist()
-    [[1, 2], [3, 4]]
+    Raises:
+        DataError: the samples are no floats.
+
+    >>> mixed(torch.ones(4, 3)).tolist() == torch.ones(4, 3).tolist()
+    True
     """
     if not x.is_floating_point():
-        return x
+        raise DataError(
+            f"samples that are mixed are floats, and these are {x.dtype}: there is nothing between "
+            "two tokens or indices; train without mix"
+        )
     other = torch.randperm(len(x))
     if x.dim() != 4:
         weight = (1 + torch.rand(len(x), *(1,) * (x.dim() - 1))).to(x) / 2
