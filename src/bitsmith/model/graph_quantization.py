@@ -143,7 +143,8 @@ def _rounded(
 ) -> tuple[dict[str, IntegerLayer], list[SweepRow]]:
     """Return the layers in integers, with a row for each where rounding takes care."""
     schemes = placement.weights.values()
-    narrow = bool(placement.tables) or any(s.format.bits < 8 for s in schemes)
+    bits = [*(s.format.bits for s in schemes), *(e.format.bits for e in found.values())]
+    narrow = bool(placement.tables) or min(bits, default=8) < 8
     corrects = _chosen(recipe.correct_bias, narrow or _one_scale(placement))
     if (narrow or corrects) and not any(s.format == int1 for s in schemes):
         sweep = Sweep(samples=SWEPT, correct_bias=corrects)

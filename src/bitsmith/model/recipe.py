@@ -83,7 +83,8 @@ class Recipe:
             quantized (:func:`bitsmith.model.equalize.equalize`); static lane. None: where a weight
             has one scale for all channels, because only then there is something to win.
         correct_bias: biases take back the mean error of each output channel; static lane. None:
-            where a weight has fewer than 8 bits, a table, or one scale for all channels.
+            where a weight or an activation has fewer than 8 bits, or a weight a table or one scale
+            for all channels.
 
     Raises:
         RecipeError: a part that cannot be.
