@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from bitsmith.algorithms import GPTQ, AdaRound, Coordinate, Searched
-from bitsmith.algorithms.descent import descend, hessian, refit_scales
+from bitsmith.algorithms.descent import descend, hessian
 from bitsmith.algorithms.objective import output_error
+from bitsmith.algorithms.scale_refit import refit_scales
 from bitsmith.errors import DataError, InputError, SchemeError
 from bitsmith.numbers import (
     Gram,

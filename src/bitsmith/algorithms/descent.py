@@ -19,9 +19,8 @@ from torch import Tensor
 
 from bitsmith.algorithms.objective import gram_of
 from bitsmith.algorithms.rounding import Rounding
+from bitsmith.algorithms.scale_refit import blocked_like, refit_scales
 from bitsmith.errors import InputError, SchemeError
-from bitsmith.numbers.formats import NumberFormat
-from bitsmith.numbers.granularity import PerChannel, PerGroup, blocked
 from bitsmith.numbers.qtensor import QTensor
 from bitsmith.numbers.scheme import Scheme
 from bitsmith.numbers.statistics import Gram, Statistic
@@ -29,11 +28,10 @@ from bitsmith.numbers.statistics import Gram, Statistic
 __all__ = [
     "Start",
     "better_rows",
-    "blocked_like",
     "descend",
     "descend_with_scales",
     "hessian",
-    "refit_scales",
+    "nearest_level",
     "started",
 ]
 
@@ -90,7 +88,15 @@ def started(
     return Rounding.registry[start]().round(weight, scheme, min_scale, gram)
 
 
-def descend(weight: Tensor, start: QTensor, h: Tensor, *, sweeps: int = 20) -> QTensor:
+def descend(
+    weight: Tensor,
+    start: QTensor,
+    h: Tensor,
+    *,
+    sweeps: int = 20,
+    gain: float = 0.0,
+    levels: Tensor | None = None,
+) -> QTensor:
     """Return ``start`` with other codes of the same range, of no larger ``tr(D·H·Dᵀ)``.
 
     All rows at once, input by input from the largest diagonal entry to the smallest, until a
@@ -101,6 +107,8 @@ def descend(weight: Tensor, start: QTensor, h: Tensor, *, sweeps: int = 20) -> Q
         start: of its shape, of a scheme without a learned table and without offsets.
         h: float64 ``[K, K]``, symmetric, with a positive diagonal.
         sweeps: passes over all inputs, at most.
+        gain: a sweep that lowers the error by a smaller share is the last.
+        levels: the codes of an integer scheme to choose from, in ascending order; None: all.
 
     >>> from bitsmith.numbers.affine import quantize
     >>> from bitsmith.numbers.formats.integer import int4
@@ -112,22 +120,28 @@ def descend(weight: Tensor, start: QTensor, h: Tensor, *, sweeps: int = 20) -> Q
     """
     order = torch.argsort(h.diagonal(), descending=True, stable=True)
     h = h[order][:, order]
-    grid = _Grid.of(start, order)
+    grid = _Grid.of(start, order, levels)
     w = weight.flatten(1).to(torch.float64).T[order]
     codes = start.codes.flatten(1).T[order].contiguous()
     values = grid.values(codes, slice(None))
     gradient = h @ (values - w)
+    error = _inner(values - w, gradient)
     for _ in range(sweeps):
-        before = codes.clone()
+        before, was = codes.clone(), error
         for first in range(0, len(w), _BLOCK):
             block = slice(first, first + _BLOCK)
             change = _sweep(codes[block], values[block], gradient[block], h[block, block], grid,
                             first)  # fmt: skip
             gradient.addmm_(h[:, block], change)
-        if torch.equal(codes, before):
+        error = _inner(values - w, gradient)
+        if torch.equal(codes, before) or was - error < gain * was:
             break
     rows = torch.empty_like(codes).index_copy_(0, order, codes).T
     return replace(start, codes=rows.reshape(start.codes.shape).contiguous())
+
+
+def _inner(one: Tensor, other: Tensor) -> float:
+    return float((one * other).sum())
 
 
 def _sweep(
@@ -148,49 +162,24 @@ def _sweep(
     return values - before
 
 
-def refit_scales(weight: Tensor, q: QTensor, h: Tensor, min_scale: Tensor) -> QTensor:
-    """Return ``q`` with the scales of least ``tr(D·H·Dᵀ)`` for its codes, group after group.
-
-    The best scale of a group g of a row, the others as they are, is ``s − c·(H·D)_g / (c·H_gg·c)``
-    with c its codes less the zero point; rounded to the scheme's scale format, and taken where
-    the error falls and it is at least ``min_scale``. Schemes whose scales are not of groups of a
-    row (per tensor, two levels, none) are returned as they are.
-    """
-    groups = _groups_of_rows(q)
-    if not groups:
-        return q
-    zero = blocked_like(q.zero_point, q.shape)
-    levels = _levels(q, zero)
-    scale = q.scale.reshape(len(weight), groups).clone()
-    floor = min_scale.reshape(scale.shape)
-    size = levels.shape[1] // groups
-    steps = scale.double().repeat_interleave(size, 1)
-    gradient = (levels * steps - weight.flatten(1).double()) @ h
-    for g in range(groups):
-        part = slice(g * size, (g + 1) * size)
-        c = levels[:, part]
-        slope, curve = (c * gradient[:, part]).sum(1), ((c @ h[part, part]) * c).sum(1)
-        now = scale[:, g]
-        wanted = _stored(now.double() - slope / curve.clamp(min=1e-300), q.scheme)
-        delta = wanted.double() - now.double()
-        good = (wanted > 0) & (wanted >= floor[:, g]) & torch.isfinite(wanted)
-        good &= (curve > 0) & (delta * (2 * slope + delta * curve) < 0)
-        delta = torch.where(good, delta, 0.0)
-        scale[:, g] = torch.where(good, wanted, now)
-        gradient += (c * delta[:, None]) @ h[part]
-    return replace(q, scale=scale.reshape(q.scale.shape))
-
-
 def descend_with_scales(
-    weight: Tensor, q: QTensor, h: Tensor, min_scale: Tensor, *, sweeps: int, refits: int
+    weight: Tensor,
+    q: QTensor,
+    h: Tensor,
+    min_scale: Tensor,
+    *,
+    sweeps: int,
+    refits: int,
+    gain: float = 0.0,
+    levels: Tensor | None = None,
 ) -> QTensor:
     """Return ``q`` after a descent, and ``refits`` turns of refitted scales and another one."""
-    q = descend(weight, q, h, sweeps=sweeps)
+    q = descend(weight, q, h, sweeps=sweeps, gain=gain, levels=levels)
     for _ in range(refits):
         again = refit_scales(weight, q, h, min_scale)
         if again is q or torch.equal(again.scale, q.scale):
             break
-        q = descend(weight, again, h, sweeps=sweeps)
+        q = descend(weight, again, h, sweeps=sweeps, gain=gain, levels=levels)
     return q
 
 
@@ -205,38 +194,10 @@ def better_rows(weight: Tensor, one: QTensor, other: QTensor, h: Tensor) -> QTen
     return replace(one, codes=torch.where(better, other.codes, one.codes))
 
 
-def blocked_like(part: Tensor, shape: torch.Size) -> Tensor:
-    """Return the scale or zero point of each weight, ``[out, K]``."""
-    wide, narrow = blocked(shape, part.shape)
-    return part.reshape(narrow).expand(wide).reshape(shape).flatten(1)
-
-
-def _levels(q: QTensor, zero: Tensor) -> Tensor:
-    """Return what the scale multiplies, float64 ``[out, K]``."""
-    if not q.scheme.affine:
-        return q.scheme.format.decode(q.codes).flatten(1).double()
-    return q.codes.flatten(1).double() - zero
-
-
-def _groups_of_rows(q: QTensor) -> int:
-    """Return the number of scales of a row, where each is of neighbouring inputs; else 0."""
-    by, inner = q.scheme.granularity, q.scheme.scale_format
-    if not q.scheme.scaled or isinstance(inner, Scheme) or q.codes.dim() < 2:
-        return 0
-    if by == PerChannel(0):
-        return 1
-    if isinstance(by, PerGroup) and q.codes.dim() == 2 and by.axis in (1, -1):
-        return q.scale.shape[1]
-    return 0
-
-
-def _stored(scale: Tensor, scheme: Scheme) -> Tensor:
-    """Return float32 scales in the scheme's scale format."""
-    scale = scale.to(torch.float32)
-    inner = scheme.scale_format
-    if not isinstance(inner, NumberFormat):
-        return scale
-    return inner.decode(inner.encode(scale.clamp(min=0)))
+def nearest_level(codes: Tensor, levels: Tensor) -> Tensor:
+    """Return the nearest of the ascending ``levels`` to each; in the middle the higher."""
+    between = (levels[1:] + levels[:-1]) / 2
+    return levels[torch.bucketize(codes.contiguous(), between, right=True)]
 
 
 @final
@@ -247,14 +208,15 @@ class _Grid:
     scheme: Scheme
     scale: Tensor
     zero: Tensor
+    levels: Tensor | None
 
     @staticmethod
-    def of(q: QTensor, order: Tensor) -> _Grid:
+    def of(q: QTensor, order: Tensor, levels: Tensor | None) -> _Grid:
         scale, zero = (
             blocked_like(part, q.shape).T[order].to(torch.float64).contiguous()
             for part in (q.scale, q.zero_point)
         )
-        return _Grid(q.scheme, scale, zero)
+        return _Grid(q.scheme, scale, zero, None if levels is None else levels.double())
 
     def values(self, codes: Tensor, at: slice | int) -> Tensor:
         if not self.scheme.affine:
@@ -267,6 +229,9 @@ class _Grid:
         if not self.scheme.affine:
             codes = self.scheme.format.encode(real.float())
             return codes, self.scheme.format.decode(codes).double() * self.scale[at]
-        whole = real.round_().add_(self.zero[at])
-        whole.clamp_(self.scheme.code_min, self.scheme.code_max)
+        if self.levels is None:
+            whole = real.round_().add_(self.zero[at])
+            whole.clamp_(self.scheme.code_min, self.scheme.code_max)
+        else:
+            whole = nearest_level(real.add_(self.zero[at]), self.levels)
         return whole.to(self.scheme.format.dtype), (whole - self.zero[at]) * self.scale[at]

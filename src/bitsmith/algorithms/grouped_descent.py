@@ -6,9 +6,12 @@ and small, so that one after the other would take long; and one scale may span t
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
+from bitsmith.algorithms.descent import nearest_level
 from bitsmith.errors import DataError, SchemeError
 from bitsmith.numbers.granularity import PerChannel, PerTensor
 from bitsmith.numbers.qtensor import QTensor
@@ -23,6 +26,7 @@ def descend_groups(
     *,
     sweeps: int = 3,
     min_scale: Tensor | None = None,
+    levels: Tensor | None = None,
 ) -> QTensor:
     """Return codes and scales with ``Σ (w − q)·H·(w − q)ᵀ`` at most that of ``start``.
 
@@ -39,6 +43,7 @@ def descend_groups(
             I/groups · kernel; any positive factor.
         sweeps: over all inputs.
         min_scale: no scale is smaller; of the scale's shape.
+        levels: the codes to choose from, in ascending order; None: all of the scheme.
 
     Raises:
         DataError: the matrices have another shape.
@@ -66,10 +71,17 @@ def descend_groups(
     w = weight.reshape(*rows, features).to(torch.float64)
     zero = _per_row(start.zero_point, weight).reshape(rows)
     z = start.codes.reshape(*rows, features).to(torch.float64) - zero.unsqueeze(2)
-    limits = (scheme.code_min, scheme.code_max)
     scale = start.scale
+    table = None if levels is None else levels.to(torch.float64)
+
+    def nearest(wanted: Tensor) -> Tensor:
+        """The code less its zero point that is nearest to each ``wanted`` one."""
+        if table is not None:
+            return nearest_level(wanted + zero, table) - zero
+        return wanted.round().add_(zero).clamp_(scheme.code_min, scheme.code_max) - zero
+
     for _ in range(sweeps):
-        _sweep(w, z, _per_row(scale, weight).reshape(rows), zero, gram, limits)
+        _sweep(w, z, _per_row(scale, weight).reshape(rows), gram, nearest)
         scale = _refitted(w, z, scale, gram, min_scale)
     codes = (z + zero.unsqueeze(2)).to(start.codes.dtype).reshape(weight.shape)
     return QTensor(codes, scale, start.zero_point, start.codebook, scheme)
@@ -80,7 +92,7 @@ def _per_row(part: Tensor, weight: Tensor) -> Tensor:
 
 
 def _sweep(
-    w: Tensor, z: Tensor, step: Tensor, zero: Tensor, gram: Tensor, limits: tuple[int, int]
+    w: Tensor, z: Tensor, step: Tensor, gram: Tensor, nearest: Callable[[Tensor], Tensor]
 ) -> None:
     """Give each input's codes their best values in turn; ``z`` ``[G, O/G, K]`` changes in place."""
     slope = (w - step.unsqueeze(2) * z) @ gram  # Σ_j (w_j − q_j)·H_jk
@@ -89,8 +101,7 @@ def _sweep(
         own = squares[:, k : k + 1]  # [G, 1]
         alive = own > 0
         wanted = z[..., k] + slope[..., k] / (step * torch.where(alive, own, 1.0))
-        code = wanted.round().add_(zero).clamp_(*limits) - zero
-        new = torch.where(alive, code, z[..., k])
+        new = torch.where(alive, nearest(wanted), z[..., k])
         change = step * (new - z[..., k])
         slope.baddbmm_(change.unsqueeze(2), gram[:, k : k + 1], alpha=-1)
         z[..., k] = new

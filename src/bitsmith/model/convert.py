@@ -103,13 +103,20 @@ def integer_layer(node: Node, placement: Placement, target: Target, x: Encoding)
     if bias is not None and not bool(torch.isfinite(bias).all()):
         raise WeightsError(f"layer {node.name}: a bias is not finite")
     scheme = placement.weights[node.name]
-    table_bits = placement.tables.get(node.name)
-    rounding = target.rounding(node, weight, scheme, x.format.bits)
-    if table_bits is not None:
-        rounding = SharedTable(table_bits, target.entry_limit(node, weight, x.format.bits))
-    rounded = _rounded(node, weight, bias, scheme, x, rounding)
+    rounded = _rounded(node, weight, bias, scheme, x, demanded(node, placement, target, x))
     errors = rounded.error, rounded.nearest_error
+    table_bits = placement.tables.get(node.name)
     return layer_of(node, rounded.qtensor, bias, x, *errors, table_bits=table_bits)
+
+
+def demanded(node: Node, placement: Placement, target: Target, x: Encoding) -> Rounding:
+    """Return the rounding that obeys what ``target`` and a table ask of the codes of a layer."""
+    weight = placement.graph.param(node, "weight")
+    assert weight is not None
+    table_bits = placement.tables.get(node.name)
+    if table_bits is not None:
+        return SharedTable(table_bits, target.entry_limit(node, weight, x.format.bits))
+    return target.rounding(node, weight, placement.weights[node.name], x.format.bits)
 
 
 def demanded_codes(

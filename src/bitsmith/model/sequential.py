@@ -20,11 +20,11 @@ from bitsmith.algorithms.grouped_descent import descend_groups
 from bitsmith.algorithms.objective import weight_error
 from bitsmith.algorithms.rounding import Rounding
 from bitsmith.algorithms.roundings.searched import Searched
-from bitsmith.algorithms.roundings.shared_table import SharedTable
 from bitsmith.errors import DataError, InputError, WeightsError
 from bitsmith.model.calibrate import checked_inputs
 from bitsmith.model.convert import (
     IntegerLayer,
+    demanded,
     integer_layer,
     integer_table,
     layer_of,
@@ -62,7 +62,7 @@ class Sweep:
         rows: of inputs that second moments are over, per layer, at most.
     """
 
-    rounding: str = "gptq"
+    rounding: str = "coordinate"
     toward_float: bool = True
     correct_bias: bool = True
     dampings: tuple[float, ...] = DAMPINGS
@@ -198,22 +198,18 @@ class _Layer:
         self.weight, self.bias = weight, placement.graph.param(node, "bias")
         self.scheme = placement.weights[node.name]
         self.nearest = integer_layer(node, placement, target, x)
-        self.demanded = target.rounding(node, weight, self.scheme, x.format.bits)
-        self.table = node.name in placement.tables
+        self.demanded = demanded(node, placement, target, x)
+        self.table_bits = placement.tables.get(node.name)
 
     def rounded(self, running: list[_Batch]) -> tuple[IntegerLayer, SweepRow]:
         """Return the layer and what became of it."""
         sums, centred = self._sums(running), self.sweep.correct_bias
         nearest = float(sums.miss(self.nearest.weight.dequantize(), centred).mean())
-        name = SharedTable.name if self.table else self.demanded.name
-        best, objective = self.nearest, nearest
-        if not self.table:
-            q, tried = self._codes(sums)
-            found = float(sums.miss(q.dequantize(), centred).mean())
-            if found < nearest:
-                error = weight_error(self.weight, q.dequantize())
-                best = layer_of(self.node, q, self.bias, self.x, error, self.nearest.nearest_error)
-                objective, name = found, tried
+        best, objective, name = self.nearest, nearest, self.demanded.name
+        q, tried = self._codes(sums)
+        found = float(sums.miss(q.dequantize(), centred).mean())
+        if found < nearest:
+            best, objective, name = self._layer(q), found, tried
         layer, before, after = self._corrected(best, sums)
         kept = best is self.nearest
         row = SweepRow(self.node.name, layer.bits, name, objective, nearest, kept, after, before)
@@ -239,7 +235,7 @@ class _Layer:
             weight, _ = sums.toward_float(centred, self.sweep.dampings)
         floor = least_scale(self.weight, self.bias, self.x, self.scheme)
         rounding = self.demanded
-        if rounding.lowers_error and self.scheme.format.bits < 8:
+        if self.table_bits is None and rounding.lowers_error and self.scheme.format.bits < 8:
             rounding = Rounding.registry[self.sweep.rounding]()
         dense = sums.groups == 1
         used = rounding if dense or not rounding.needs else Searched()
@@ -249,9 +245,12 @@ class _Layer:
         except DataError as error:
             raise WeightsError(f"layer {self.node.name}: {error}") from error
         name = used.name
-        if used is not rounding and self.scheme.affine:
+        apart = used is not rounding or self.table_bits is not None
+        if not dense and apart and self.scheme.affine:
+            levels = None if self.table_bits is None else torch.unique(q.codes)
             h = sums.covariance(centred)
-            q, name = descend_groups(weight, q, h, min_scale=floor), "grouped-descent"
+            q = descend_groups(weight, q, h, min_scale=floor, levels=levels)
+            name = "grouped-descent"
         return self._without_empty_scales(q), name
 
     def _without_empty_scales(self, q: QTensor) -> QTensor:
@@ -275,6 +274,11 @@ class _Layer:
             return layer, done.error_before, done.error_before
         changed = layer_of(self.node, q, done.bias, self.x, layer.error, layer.nearest_error)
         return replace(layer, bias=changed.bias), done.error_before, done.error
+
+    def _layer(self, q: QTensor) -> IntegerLayer:
+        errors = weight_error(self.weight, q.dequantize()), self.nearest.nearest_error
+        bits = self.table_bits
+        return layer_of(self.node, q, self.bias, self.x, *errors, table_bits=bits)
 
 
 def _rows(node: Node, weight: Tensor, x: Tensor) -> int:

@@ -13,13 +13,13 @@ from torch import Tensor
 from bitsmith.algorithms.descent import (
     Start,
     better_rows,
-    blocked_like,
     descend,
     descend_with_scales,
     hessian,
     started,
 )
 from bitsmith.algorithms.rounding import Rounding
+from bitsmith.algorithms.scale_refit import blocked_like
 from bitsmith.errors import InputError, SchemeError
 from bitsmith.numbers.qtensor import QTensor
 from bitsmith.numbers.scheme import Scheme

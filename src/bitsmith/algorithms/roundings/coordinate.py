@@ -30,6 +30,7 @@ class Coordinate(Rounding, name="coordinate"):
         start: rounding whose codes and range it starts from.
         sweeps: passes over all inputs in one turn, at most.
         refits: turns of scales and codes after the first descent.
+        gain: a sweep that lowers the error by a smaller share is the last of its turn.
         damping: share of the mean diagonal that is added to the diagonal.
 
     >>> import torch
@@ -49,6 +50,7 @@ class Coordinate(Rounding, name="coordinate"):
     start: Start = "gptq"
     sweeps: int = 20
     refits: int = 4
+    gain: float = 1e-3
     damping: float = 0.01
 
     def __post_init__(self) -> None:
@@ -56,6 +58,8 @@ class Coordinate(Rounding, name="coordinate"):
             raise InputError(
                 f"sweeps is at least 1 and refits at least 0, not {self.sweeps} and {self.refits}"
             )
+        if not 0 <= self.gain < 1:
+            raise InputError(f"gain is a share, 0 or more and below 1, not {self.gain}")
 
     def round(
         self, weight: Tensor, scheme: Scheme, min_scale: Tensor, statistic: Statistic | None
@@ -63,4 +67,6 @@ class Coordinate(Rounding, name="coordinate"):
         assert isinstance(statistic, Gram)
         q = started(self.start, self.name, weight, scheme, min_scale, statistic)
         h = hessian(statistic, weight, self.damping)
-        return descend_with_scales(weight, q, h, min_scale, sweeps=self.sweeps, refits=self.refits)
+        return descend_with_scales(
+            weight, q, h, min_scale, sweeps=self.sweeps, refits=self.refits, gain=self.gain
+        )

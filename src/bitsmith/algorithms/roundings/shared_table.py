@@ -5,7 +5,9 @@ A layer whose int8 codes take ``2^b`` distinct values is stored as b-bit indices
 raises the squared error but for the rounding of the table's entries: the best table for the
 weights divided by their channel's scale (exact k-means in one dimension, a channel counting as
 the square of its scale, :func:`bitsmith.numbers.clustering.kmeans_exact`), and each channel's
-best scale for the codes it then has, ``⟨w, c⟩ / ⟨c, c⟩``.
+best scale for the codes it then has, ``⟨w, c⟩ / ⟨c, c⟩``. Where the inputs' Gram matrix is given,
+the codes then descend on the error of the layer's output (:mod:`bitsmith.algorithms.descent`), and
+the table stays.
 """
 
 from __future__ import annotations
@@ -16,12 +18,13 @@ from typing import final
 import torch
 from torch import Tensor
 
+from bitsmith.algorithms.descent import descend_with_scales, hessian, nearest_level
 from bitsmith.algorithms.rounding import Rounding
 from bitsmith.errors import SchemeError
 from bitsmith.numbers.clustering import kmeans_exact
 from bitsmith.numbers.qtensor import QTensor
 from bitsmith.numbers.scheme import PerChannel, Scheme
-from bitsmith.numbers.statistics import Statistic
+from bitsmith.numbers.statistics import Gram, Statistic
 
 __all__ = ["SharedTable"]
 
@@ -38,6 +41,8 @@ class SharedTable(Rounding, name="shared-table"):
     Attributes:
         bits: of an index into the table, 1 to 7.
         limit: largest ``|code|``. Runtimes that add products in pairs of 16 bits need 64.
+        sweeps, refits, gain, damping: of the descent with data, as
+            :class:`~bitsmith.algorithms.roundings.coordinate.Coordinate` has them.
 
     >>> from bitsmith.numbers.formats.integer import int8
     >>> w = torch.tensor([[1.0, 0.9, -0.5, 0.1], [0.01, 0.02, -0.01, 0.0]])
@@ -46,10 +51,15 @@ class SharedTable(Rounding, name="shared-table"):
     (4, 64)
     """
 
+    takes = Gram
     lowers_error = False
 
     bits: int = 4
     limit: int = 127
+    sweeps: int = 20
+    refits: int = 4
+    gain: float = 1e-3
+    damping: float = 0.01
 
     def round(
         self, weight: Tensor, scheme: Scheme, min_scale: Tensor, statistic: Statistic | None
@@ -66,7 +76,7 @@ class SharedTable(Rounding, name="shared-table"):
         best, error = None, torch.inf
         for _ in range(_TURNS):
             table, scale = self._table(rows, scale, least, limit)
-            codes = _nearest(rows / scale, table)
+            codes = nearest_level(rows / scale, table)
             scale = torch.maximum(_fitted(rows, codes, scale), least).float().double()
             found = float(_unit(rows - scale * codes, rows).square().sum())
             gained = error - found
@@ -78,8 +88,19 @@ class SharedTable(Rounding, name="shared-table"):
         codes, scale = best
         stored = scale.float().reshape(min_scale.shape)
         zero = torch.zeros_like(stored, dtype=torch.int32)
-        return QTensor(
-            codes.to(scheme.integer.dtype).reshape(weight.shape), stored, zero, None, scheme
+        codes = codes.to(scheme.integer.dtype).reshape(weight.shape)
+        q = QTensor(codes, stored, zero, None, scheme)
+        if statistic is None:
+            return q
+        return descend_with_scales(
+            weight,
+            q,
+            hessian(statistic, weight, self.damping),
+            min_scale,
+            sweeps=self.sweeps,
+            refits=self.refits,
+            gain=self.gain,
+            levels=torch.unique(codes),
         )
 
     def _table(
@@ -93,11 +114,6 @@ class SharedTable(Rounding, name="shared-table"):
         stretch = limit / widest if widest > 0 else 1.0
         table = torch.unique((entries.double() * stretch).round().clamp(-limit, limit))
         return table, torch.maximum(scale / stretch, least).float().double()
-
-
-def _nearest(values: Tensor, table: Tensor) -> Tensor:
-    """The nearest entry of each value; in the middle between two, the higher."""
-    return table[torch.bucketize(values.contiguous(), (table[1:] + table[:-1]) / 2, right=True)]
 
 
 def _fitted(rows: Tensor, codes: Tensor, scale: Tensor) -> Tensor:
