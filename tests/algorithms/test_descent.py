@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -25,6 +26,7 @@ from bitsmith.numbers import (
     fp16,
     int2,
     int3,
+    int8,
     nf4,
     quantize,
     search_range,
@@ -43,6 +45,10 @@ def layer(seed: int, out: int, features: int) -> tuple[torch.Tensor, Gram]:
     gram = Gram()
     gram.update(x)
     return torch.randn(out, features, generator=generator), gram
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
 
 
 def trace(w: torch.Tensor, q, h: torch.Tensor) -> float:
@@ -70,6 +76,36 @@ def test_where_a_descent_ends_no_single_code_is_better(seed, scheme):
         other[r, k] = code
         changed = type(found)(other, found.scale, found.zero_point, None, scheme)
         assert trace(w, changed, h) >= least * (1 - 1e-6)
+
+
+@settings(max_examples=20)
+@given(seed=st.integers(0, 9999))
+def test_codes_of_some_levels_end_where_none_of_them_is_better(seed):
+    w, gram = layer(seed, 2, 6)
+    h, levels = hessian(gram, w, 0.01), torch.tensor([-90, -20, 5, 127], dtype=torch.int8)
+    whole = quantize(w, Scheme(int8, granularity=CHANNELS))
+    start = replace(whole, codes=levels[torch.randint(4, (2, 6), generator=seeded(seed))])
+    found = descend(w, start, h, sweeps=100, levels=levels)
+    least = trace(w, found, h)
+    assert least <= trace(w, start, h)
+    assert set(found.codes.flatten().tolist()) <= set(levels.tolist())
+    for r, k, code in itertools.product(range(2), range(6), levels.tolist()):
+        other = found.codes.clone()
+        other[r, k] = code
+        assert trace(w, replace(found, codes=other), h) >= least * (1 - 1e-6)
+
+
+def test_a_sweep_of_little_gain_is_the_last():
+    w, gram = layer(0, 16, 64)
+    h = hessian(gram, w, 0.01)
+    start = quantize(w, Scheme(int2, granularity=CHANNELS))
+    errors = [trace(w, descend(w, start, h, sweeps=n), h) for n in (1, 2, 3, 50)]
+    assert errors == sorted(errors, reverse=True)
+    assert errors[3] < errors[2]
+    first_gain = 1 - errors[0] / trace(w, start, h)
+    assert trace(w, descend(w, start, h, gain=0.999 * first_gain + 0.001), h) == errors[0]
+    share = 1 - errors[1] / errors[0]
+    assert trace(w, descend(w, start, h, gain=1.001 * share), h) == errors[1]
 
 
 def test_both_come_close_to_the_optimum():

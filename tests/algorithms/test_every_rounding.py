@@ -267,8 +267,9 @@ def test_bad_statistics(name):
         rounding(w, scheme, statistic=Gram())
     with pytest.raises(DataError, match=r"meets 4 inputs .* the Gram statistic is of 5"):
         rounding(w, scheme, statistic=inputs(0, 5))
-    with pytest.raises(DataError, match="not of shape"):
-        rounding(w[0], Scheme(scheme.format), statistic=inputs(0, 4))
+    if name != "shared-table":  # a row alone has no output channels, which is refused first
+        with pytest.raises(DataError, match="not of shape"):
+            rounding(w[0], Scheme(scheme.format), statistic=inputs(0, 4))
     for value, message in ((torch.nan, "1 of 16 sums .* NaN"), (-1.0, "1 of 4 .* negative")):
         gram = inputs(0, 4)
         gram.sums[1, 1] = value
@@ -288,7 +289,7 @@ def test_nothing_is_searched_for_the_weights_that_no_input_reaches():
     dead = Gram()
     dead.update(torch.zeros(5, 16))
     for name, kind in ROUNDINGS.items():
-        if not (kind.needs or kind.takes) or name in LEARNED:
+        if not (kind.needs or kind.takes) or name in LEARNED or not kind.lowers_error:
             continue
         scheme = Scheme(int3, granularity=PerGroup(8))
         rounded = make(name)(weight(3, 4, 16), scheme, statistic=dead)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -61,6 +62,22 @@ def test_one_sweep_leaves_no_better_single_code():
         codes = done.codes.clone()
         codes[row, k] = code
         assert error(w, codes * scale, gram)[row] >= best[row] * (1 - 1e-9)
+
+
+def test_codes_of_some_levels():
+    """Among a few levels every single other one is no better, by trying them all."""
+    w, gram = problem(4, 4, 2, 4)
+    levels = torch.tensor([-7, -2, 0, 5], dtype=torch.int8)
+    whole = quantize(w, ROWS)
+    start = replace(whole, codes=levels[whole.codes.long() % 4])
+    done = descend_groups(w, start, gram, sweeps=50, levels=levels)
+    assert set(done.codes.flatten().tolist()) <= set(levels.tolist())
+    best = error(w, done.dequantize(), gram)
+    assert (best <= error(w, start.dequantize(), gram)).all()
+    for row, k, code in itertools.product(range(8), range(4), levels.tolist()):
+        codes = done.codes.clone()
+        codes[row, k] = code
+        assert error(w, codes * done.scale.reshape(-1, 1), gram)[row] >= best[row] * (1 - 1e-6)
 
 
 def test_a_diagonal_matrix_leaves_nearest_codes():

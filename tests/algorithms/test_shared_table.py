@@ -7,9 +7,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bitsmith.algorithms.objective import output_error
 from bitsmith.algorithms.roundings.shared_table import SharedTable
 from bitsmith.errors import SchemeError
-from bitsmith.numbers import PerChannel, PerTensor, Scheme, int8
+from bitsmith.numbers import Gram, PerChannel, PerTensor, Scheme, int8
 
 INT8 = Scheme(int8, granularity=PerChannel(0))
 #: Mean squared error of the best 2^b-level quantizer of a normal variable of variance 1
@@ -72,6 +73,19 @@ def test_a_small_weight_far_below_the_others_does_not_cost_a_table():
     error = (SharedTable(2)(w, INT8).qtensor.dequantize() - w)[:2].square().mean()
     alone = (SharedTable(2)(w[:2], INT8).qtensor.dequantize() - w[:2]).square().mean()
     assert error < 1.05 * alone
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_with_data_the_output_is_nearer_and_the_table_stays(bits):
+    generator = torch.Generator().manual_seed(bits)
+    gram = Gram()
+    gram.update(
+        torch.randn(256, 12, generator=generator) @ torch.randn(12, 48, generator=generator)
+    )
+    w = torch.randn(8, 48, generator=generator)
+    alone, found = (SharedTable(bits, 64)(w, INT8, statistic=s) for s in (None, gram))
+    assert found.objective < 0.5 * output_error(w, alone.qtensor.dequantize(), gram)
+    assert set(found.qtensor.codes.unique().tolist()) <= set(alone.qtensor.codes.unique().tolist())
 
 
 def test_other_schemes_are_refused():
