@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from low_bit import TARGETS
+from low_bit import ALSO, TARGETS
 
 ROOT = Path(__file__).parents[1]
 PAGES = ("README.md", "docs/how-it-works/below-eight-bits.md")
@@ -27,7 +27,7 @@ def low_bit(model: str, short: bool) -> str:
     heads = ["recipe", "effort", "accuracy", "against float32, 95 %", "seconds (threads)"]
     heads += ["file, packed, KB"] if short else ["peak MB", "file, packed, KB"]
     lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
-    for recipe, effort in TARGETS:
+    for recipe, effort in [*TARGETS, *ALSO]:
         key = (model, recipe, effort)
         rows = [r for r in recorded["rows"] if (r["model"], r["recipe"], r["effort"]) == key]
         if rows:
