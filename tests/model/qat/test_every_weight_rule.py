@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -76,6 +78,25 @@ def test_training_and_deployment_have_the_same_codes(name: str, kind: str):
     assert descent is None or not torch.equal(
         rule.frozen().codes, rule_of(name, kind).frozen().codes
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [r for r in RULES if r[0] in ("learned-step", "table", "frozen") and r[1] != "int8"],
+)
+def test_training_starts_with_the_codes_that_rounding_chose(name: str, kind: str):
+    """Also with codes that are not the nearest: here every fifth is another one."""
+    made = layer(kind)
+    codes, levels = made.weight.codes.clone().flatten(), made.weight.codes.unique()
+    codes[::5] = levels[torch.arange(len(codes[::5])) % len(levels)]
+    q = replace(made.weight, codes=codes.reshape(WEIGHT.shape))
+    rule = choose(name, Start(WEIGHT, replace(made, weight=q), 64))
+    assert torch.equal(rule.frozen().codes, q.codes)
+    with torch.no_grad():  # and small steps leave them
+        for p in rule.parameters():
+            if p.shape == WEIGHT.shape:
+                p.mul_(1.01)
+    assert torch.equal(rule.frozen().codes, q.codes)
 
 
 @pytest.mark.parametrize(("name", "kind"), RULES)

@@ -13,6 +13,12 @@ from bitsmith.model.qat.straight_through import bounded
 
 __all__ = ["TableCodes"]
 
+_CELL = 0.2
+"""Furthest that a weight begins from its entry, as a share of the way to the edge of its cell.
+
+As in learned steps: an entry that was chosen for the output of the layer is often not the nearest.
+"""
+
 
 @final
 class TableCodes(FixedLevels, name="table"):
@@ -22,7 +28,8 @@ class TableCodes(FixedLevels, name="table"):
     is the sum of its members' (Deep Compression, arXiv 1510.00149, section 3.2); that of the
     weight passes straight through, so that it can move to another cluster, up to as far beyond the
     last entry as half the way to the one before it; that of a scale is that of learned steps. The
-    number of entries never changes.
+    number of entries never changes. It starts with the codes that rounding without training found:
+    each weight is moved as little as gives its code.
 
     Attributes:
         entries: float32 ``[E]``, as shares of the largest code that the machine is exact on.
@@ -35,10 +42,22 @@ class TableCodes(FixedLevels, name="table"):
         self.limit = float(start.limit)
         self.place(start.weight, start.scales)
         self.entries = nn.Parameter(start.layer.table.to(torch.float32) / self.limit)
+        self._settle(start.layer.weight.codes.float(), start.layer.table.float())
 
     @classmethod
     def fits(cls, layer: IntegerLayer) -> bool:
         return layer.table is not None and not is_binary(layer)
+
+    @torch.no_grad()
+    def _settle(self, codes: Tensor, table: Tensor) -> None:
+        """Move each weight well into the cell of its entry; ``table`` ascends."""
+        scale, half = wide(self.scale(), codes), table.diff() / 2
+        if not len(half):  # one entry, whatever the weight
+            return
+        below, above = torch.cat([half[:1], half]), torch.cat([half, half[-1:]])
+        own = torch.searchsorted(table, codes.contiguous())
+        low, high = codes - _CELL * below[own], codes + _CELL * above[own]
+        self.weight.copy_((self.weight / scale).clamp(low, high) * scale)
 
     @property
     def high(self) -> float:
