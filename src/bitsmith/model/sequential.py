@@ -51,7 +51,9 @@ class Sweep:
     Attributes:
         rounding: name of a rounding for layers of fewer than 8 bits; one that takes data gets the
             Gram matrix of the inputs. In place of one that needs it, grouped convolutions get
-            searched ranges and :func:`~bitsmith.algorithms.grouped_descent.descend_groups`.
+            searched ranges and :func:`~bitsmith.algorithms.grouped_descent.descend_groups`. Codes
+            from a table are of
+            :class:`~bitsmith.algorithms.roundings.shared_table.SharedTable`, with the same data.
         toward_float: round the weight that makes the float output of the inputs that the layer
             really gets, instead of the layer's own.
         correct_bias: take back the mean error of each channel; a rounding is then judged by the
@@ -85,8 +87,7 @@ class SweepRow:
     Attributes:
         layer: its name.
         bits: of its codes.
-        rounding: what chose them; that of the target where the codes must obey it. Codes from a
-            table stay as conversion makes them.
+        rounding: what chose them; that of the target where the codes must obey it.
         objective: mean square (variance, where the bias is corrected) of the error of the layer's
             output before its activation, against the float network.
         nearest_objective: the same with what the target alone would choose: nearest codes.
@@ -235,7 +236,7 @@ class _Layer:
             weight, _ = sums.toward_float(centred, self.sweep.dampings)
         floor = least_scale(self.weight, self.bias, self.x, self.scheme)
         rounding = self.demanded
-        if self.table_bits is None and rounding.lowers_error and self.scheme.format.bits < 8:
+        if rounding.lowers_error and self.scheme.format.bits < 8:
             rounding = Rounding.registry[self.sweep.rounding]()
         dense = sums.groups == 1
         used = rounding if dense or not rounding.needs else Searched()
