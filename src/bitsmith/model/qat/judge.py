@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import final
@@ -32,8 +31,8 @@ class Found:
     """How far a model's outputs are from the float ones.
 
     Attributes:
-        distance: at T = 1, or the mean squared difference: the geometric mean of that of samples,
-            and that of mixtures of them, so that each counts by the share by which it changes.
+        distance: at T = 1, or the mean squared difference; of mixtures of samples, of samples
+            themselves where they are no floats.
         softened: at T = 4: also where the float model is so sure that nothing shows at T = 1, as on
             synthesised samples.
         agreement: of samples, in percent; None for outputs that are no logits.
@@ -56,11 +55,11 @@ class Found:
 
 @final
 class Judge:
-    """Distance from the float model, on samples that nothing learns from.
+    """Distance from the float model, on mixtures of two samples that nothing learns from.
 
-    And on mixtures of two of them (:func:`bitsmith.model.qat.mixtures.mixed`): of samples that it
-    was trained on the float model is sure whatever is done to it, of mixtures it is as unsure as of
-    new ones. They are the same ones for every model.
+    See :func:`bitsmith.model.qat.mixtures.mixed`. Of samples that it was trained on the float model
+    is sure, and the one or two of which a quantized model is not decide their mean; of mixtures it
+    is as unsure as of new samples. They are the same ones for every model.
     """
 
     def __init__(self, quantized: QuantizedModel, samples: Tensor) -> None:
@@ -94,10 +93,9 @@ class Judge:
             same = out.argmax(1) == wanted.argmax(1)
             agreement = 100 * float(same[: len(self._samples)].double().mean())
         count = len(self._samples)
-        parts = [(out[:count], wanted[:count]), (out[count:], wanted[count:])]
-        found = [self._distance(*part) for part in parts if len(part[0])]
+        told = slice(count if len(out) > count else 0, None)
         return Found(
-            math.prod(found) ** (1 / len(found)),
+            self._distance(out[told], wanted[told]),
             float(distillation(out, wanted, TEMPERATURE)),
             agreement,
         )

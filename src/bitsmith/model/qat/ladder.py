@@ -72,8 +72,8 @@ class Rung:
         name: ``ranges and rounding``, ``block reconstruction`` or ``distillation``.
         distance: of predictions from the float model's, in nats: KL divergence
             (:func:`bitsmith.model.qat.fit.distillation` with T = 1), or the mean squared difference
-            of outputs that are no logits; of float inputs the geometric mean of that of the judged
-            samples and that of mixtures of two of them.
+            of outputs that are no logits; where inputs are floats, of mixtures of two of the judged
+            samples.
         agreement: judged samples with the float model's prediction, in percent; None for outputs
             that are no logits.
         seconds: of wall time.
