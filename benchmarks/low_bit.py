@@ -25,7 +25,7 @@ from bitsmith.data import load_dataset
 from bitsmith.data.training import training_batches
 from bitsmith.deploy.export.onnx import write_float
 from bitsmith.deploy.runtimes import open_session
-from bitsmith.insight.measure import paired_difference, peak_rss_mb
+from bitsmith.insight.measure import machine, paired_difference, peak_rss_mb
 from bitsmith.model.evaluate import correct, predict
 from bitsmith.model.graph import capture, simplify
 from bitsmith.model.qat.fit import distillation
@@ -139,6 +139,7 @@ def cell(name: str, recipe: str, effort: str, seed: int, threads: int, quick: bo
             + ("" if r["kept"] else " not kept")
             for r in rungs
         ),
+        "cpu": machine()["cpu"],
         "commit": COMMIT,
     }
 

@@ -20,6 +20,9 @@ _SPACE = re.compile(
     r"(<!-- low_bit ([\w-]+)( short)? -->\n\n)(.*?)(\n<!-- /low_bit -->)", re.DOTALL
 )
 
+_EFFORTS = ("low", "medium", "adaround medium", "high")
+_EFFORTS += ("zero-shot low", "zero-shot medium", "zero-shot high")
+
 
 def low_bit(model: str, short: bool) -> str:
     """Return the rows of ``low_bit.json`` for one model as a markdown table."""
@@ -27,7 +30,9 @@ def low_bit(model: str, short: bool) -> str:
     heads = ["recipe", "effort", "accuracy", "against float32, 95 %", "seconds (threads)"]
     heads += ["file, packed, KB"] if short else ["peak MB", "file, packed, KB"]
     lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
-    for recipe, effort in [*TARGETS, *ALSO]:
+    every = [*TARGETS, *ALSO]
+    recipes = list(dict.fromkeys(recipe for recipe, _ in every))
+    for recipe, effort in sorted(every, key=lambda e: (recipes.index(e[0]), _EFFORTS.index(e[1]))):
         key = (model, recipe, effort)
         rows = [r for r in recorded["rows"] if (r["model"], r["recipe"], r["effort"]) == key]
         if rows:
