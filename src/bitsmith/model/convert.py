@@ -24,6 +24,7 @@ from bitsmith.numbers.scheme import Scheme
 __all__ = [
     "IntegerLayer",
     "demanded_codes",
+    "demanded_rounding",
     "integer_layer",
     "integer_table",
     "layer_of",
@@ -103,13 +104,13 @@ def integer_layer(node: Node, placement: Placement, target: Target, x: Encoding)
     if bias is not None and not bool(torch.isfinite(bias).all()):
         raise WeightsError(f"layer {node.name}: a bias is not finite")
     scheme = placement.weights[node.name]
-    rounded = _rounded(node, weight, bias, scheme, x, demanded(node, placement, target, x))
+    rounded = _rounded(node, weight, bias, scheme, x, demanded_rounding(node, placement, target, x))
     errors = rounded.error, rounded.nearest_error
     table_bits = placement.tables.get(node.name)
     return layer_of(node, rounded.qtensor, bias, x, *errors, table_bits=table_bits)
 
 
-def demanded(node: Node, placement: Placement, target: Target, x: Encoding) -> Rounding:
+def demanded_rounding(node: Node, placement: Placement, target: Target, x: Encoding) -> Rounding:
     """Return the rounding that obeys what ``target`` and a table ask of the codes of a layer."""
     weight = placement.graph.param(node, "weight")
     assert weight is not None

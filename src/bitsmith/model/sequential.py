@@ -24,7 +24,7 @@ from bitsmith.errors import DataError, InputError, WeightsError
 from bitsmith.model.calibrate import checked_inputs
 from bitsmith.model.convert import (
     IntegerLayer,
-    demanded,
+    demanded_rounding,
     integer_layer,
     integer_table,
     layer_of,
@@ -199,7 +199,7 @@ class _Layer:
         self.weight, self.bias = weight, placement.graph.param(node, "bias")
         self.scheme = placement.weights[node.name]
         self.nearest = integer_layer(node, placement, target, x)
-        self.demanded = demanded(node, placement, target, x)
+        self.demanded = demanded_rounding(node, placement, target, x)
         self.table_bits = placement.tables.get(node.name)
 
     def rounded(self, running: list[_Batch]) -> tuple[IntegerLayer, SweepRow]:
