@@ -30,10 +30,12 @@ def test_distillation_needs_no_labels_and_deploys_what_it_trained(
     network: nn.Module, images: Tensor, recipe: str
 ) -> None:
     model = prepare(network, recipe, images.split(32))
-    with torch.no_grad():
+    with torch.no_grad():  # from where there is something to learn
+        for bias in model.biases.parameters():
+            bias.add_(0.3 * torch.randn(bias.shape, generator=torch.Generator().manual_seed(0)))
         before = float(distillation(model(images), network(images)))
     run = fit(model, images.split(32), epochs=10, lr=3e-3, progress=False)
-    assert run.history[-1].loss < before
+    assert run.history[-1].loss < 0.9 * before
     model.train()
     assert torch.equal(model(images), convert(model)(images))
 

@@ -50,14 +50,16 @@ class TableCodes(FixedLevels, name="table"):
 
     @torch.no_grad()
     def _settle(self, codes: Tensor, table: Tensor) -> None:
-        """Move each weight well into the cell of its entry; ``table`` ascends."""
+        """Move weights of another entry than the nearest well into its cell; ``table`` ascends."""
         scale, half = wide(self.scale(), codes), table.diff() / 2
         if not len(half):  # one entry, whatever the weight
             return
         below, above = torch.cat([half[:1], half]), torch.cat([half, half[-1:]])
         own = torch.searchsorted(table, codes.contiguous())
         low, high = codes - _CELL * below[own], codes + _CELL * above[own]
-        self.weight.copy_((self.weight / scale).clamp(low, high) * scale)
+        real = self.weight / scale
+        nearest = torch.bucketize(real, table[:-1] + half, right=True)
+        self.weight.copy_(torch.where(nearest == own, self.weight, real.clamp(low, high) * scale))
 
     @property
     def high(self) -> float:
