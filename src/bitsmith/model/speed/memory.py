@@ -41,7 +41,7 @@ def copies(nbytes: int, working_set: float = math.inf, memory: float = math.inf)
         working_set: bytes that are read between two uses of a layer.
         memory: bytes that all copies may take.
 
-    >>> copies(64 << 20, working_set=200 << 20)
+    >>> copies(1 << 16, working_set=4 << 16)  # in the cache of any machine
     4
     >>> copies(64 << 20, memory=100 << 20)
     1
