@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from bitsmith.algorithms.objective import output_error
 from bitsmith.algorithms.roundings.shared_table import SharedTable
-from bitsmith.errors import SchemeError
+from bitsmith.errors import InputError, SchemeError
 from bitsmith.numbers import Gram, PerChannel, PerTensor, Scheme, int8
 
 INT8 = Scheme(int8, granularity=PerChannel(0))
@@ -86,6 +86,31 @@ def test_with_data_the_output_is_nearer_and_the_table_stays(bits):
     alone, found = (SharedTable(bits, 64)(w, INT8, statistic=s) for s in (None, gram))
     assert found.objective < 0.5 * output_error(w, alone.qtensor.dequantize(), gram)
     assert set(found.qtensor.codes.unique().tolist()) <= set(alone.qtensor.codes.unique().tolist())
+
+
+def test_inputs_that_were_always_zero():
+    """No code matters to the output; those of the best table stay."""
+    w, dead = torch.randn(4, 16, generator=torch.Generator().manual_seed(0)), Gram()
+    dead.update(torch.zeros(5, 16))
+    found, alone = SharedTable(2)(w, INT8, statistic=dead), SharedTable(2)(w, INT8)
+    assert found.objective == 0
+    assert float(found.error) <= 1.001 * float(alone.error)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"bits": 0}, "1 to 7 bits, not 0"),
+        ({"bits": 8}, "1 to 7 bits, not 8"),
+        ({"limit": 128}, "from 1 to 127, not 128"),
+        ({"sweeps": 0}, "sweeps is at least 1"),
+        ({"refits": -1}, "refits at least 0"),
+        ({"gain": 1.0}, "gain is a share"),
+    ],
+)
+def test_settings_are_refused(arguments, message):
+    with pytest.raises(InputError, match=message):
+        SharedTable(**arguments)
 
 
 def test_other_schemes_are_refused():

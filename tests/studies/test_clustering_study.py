@@ -174,7 +174,8 @@ def test_finetuning_keeps_tables_and_is_done_once(network, monkeypatch):
     fit = clusters.fit
 
     def counted(*args, **kwargs):
-        runs.append(args[0].effective_weight("linear").clone())
+        layer = args[0].converted().program.layers["linear"]
+        runs.append((args[0].effective_weight("linear").clone(), layer))
         return fit(*args, **kwargs)
 
     monkeypatch.setattr(clusters, "fit", counted)
@@ -184,8 +185,11 @@ def test_finetuning_keeps_tables_and_is_done_once(network, monkeypatch):
     assert first[1].packed < first[0].packed
     again = forms(network, packed, 3, plain, effort, Options())
     assert len(runs) == 1
-    same = runs[0] == network.module.linear.weight
-    assert float(same.double().mean()) > 0.5, "starts from float weights, but where a code differs"
+    (start, layer), weight = runs[0], network.module.linear.weight
+    distances = (weight / layer.weight.scale - layer.table.reshape(-1, 1, 1)).abs()
+    own = layer.table[distances.argmin(0)] == layer.weight.codes
+    assert int(own.sum()) > 0
+    assert torch.equal(start == weight, own), "float weights where theirs is the nearest entry"
     assert torch.equal(again[2].evaluation.predictions, first[2].evaluation.predictions)
 
 

@@ -28,6 +28,7 @@ from bitsmith.numbers.statistics import Gram, Statistic
 __all__ = [
     "Start",
     "better_rows",
+    "check_turns",
     "descend",
     "descend_with_scales",
     "hessian",
@@ -40,6 +41,18 @@ Start = Literal["gptq", "searched", "nearest"]
 
 _BLOCK = 64
 """Inputs whose gradients are brought up to date one by one; all others follow once per block."""
+
+
+def check_turns(sweeps: int, refits: int, gain: float) -> None:
+    """Refuse numbers of turns with which :func:`descend_with_scales` cannot work.
+
+    Raises:
+        InputError: fewer than one sweep, negative refits, a gain that is no share below 1.
+    """
+    if sweeps < 1 or refits < 0:
+        raise InputError(f"sweeps is at least 1 and refits at least 0, not {sweeps} and {refits}")
+    if not 0 <= gain < 1:
+        raise InputError(f"gain is a share, 0 or more and below 1, not {gain}")
 
 
 def hessian(statistic: Statistic, weight: Tensor, damping: float) -> Tensor:

@@ -6,7 +6,8 @@ import copy
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.func import functional_call
 
 from bitsmith.errors import WeightsError
 from bitsmith.model.kernels.library import kernels, why_not
@@ -42,6 +43,10 @@ def by(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     elif kernels() is None:
         pytest.skip(f"no native kernels: {why_not()}")
     return str(request.param)
+
+
+def dequantized(weights: dict[str, PackedWeight]) -> dict[str, Tensor]:
+    return {name: weight.dequantize() for name, weight in weights.items()}
 
 
 def near(found: torch.Tensor, x: torch.Tensor, layer: QuantLinear) -> bool:
@@ -171,10 +176,11 @@ def test_any_module_runs_with_its_weights_dequantized(module, names, shape, by) 
     x = torch.randn(shape)
     expected = reference(x)
     layer = WeightOnly(copy.deepcopy(module), weights)
-    found = layer(x)
+    found, given = layer(x), functional_call(module, dequantized(weights), (x,))
     if isinstance(found, tuple):
-        found, expected = found[0], expected[0]
-    torch.testing.assert_close(found, expected)  # sums may take another order
+        found, given, expected = found[0], given[0], expected[0]
+    assert torch.equal(found, given)
+    torch.testing.assert_close(found, expected)  # for parameters PyTorch may take another kernel
     for name in names:
         assert torch.equal(getattr(layer, name), weights[name].dequantize())
     assert sum(p.numel() for p in layer.parameters() if not p.is_meta) < sum(
@@ -190,7 +196,9 @@ def test_attention_and_the_attributes_of_the_inner_module() -> None:
     for name in names:
         reference.get_parameter(name).data = weights[name].dequantize()
     layer, x = WeightOnly(attention, weights), torch.randn(2, 5, 16)
-    torch.testing.assert_close(layer(x, x, x)[0], reference(x, x, x)[0])
+    found = layer(x, x, x)[0]
+    assert torch.equal(found, functional_call(attention, dequantized(weights), (x, x, x))[0])
+    torch.testing.assert_close(found, reference(x, x, x)[0])
     assert layer.embed_dim == 16
     assert torch.equal(layer.in_proj_weight, weights["in_proj_weight"].dequantize())
     assert torch.equal(layer.weights()["out_proj.weight"], weights["out_proj.weight"].dequantize())

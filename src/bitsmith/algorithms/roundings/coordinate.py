@@ -7,9 +7,14 @@ from typing import final
 
 from torch import Tensor
 
-from bitsmith.algorithms.descent import Start, descend_with_scales, hessian, started
+from bitsmith.algorithms.descent import (
+    Start,
+    check_turns,
+    descend_with_scales,
+    hessian,
+    started,
+)
 from bitsmith.algorithms.rounding import Rounding
-from bitsmith.errors import InputError
 from bitsmith.numbers.qtensor import QTensor
 from bitsmith.numbers.scheme import Scheme
 from bitsmith.numbers.statistics import Gram, Statistic
@@ -54,12 +59,7 @@ class Coordinate(Rounding, name="coordinate"):
     damping: float = 0.01
 
     def __post_init__(self) -> None:
-        if self.sweeps < 1 or self.refits < 0:
-            raise InputError(
-                f"sweeps is at least 1 and refits at least 0, not {self.sweeps} and {self.refits}"
-            )
-        if not 0 <= self.gain < 1:
-            raise InputError(f"gain is a share, 0 or more and below 1, not {self.gain}")
+        check_turns(self.sweeps, self.refits, self.gain)
 
     def round(
         self, weight: Tensor, scheme: Scheme, min_scale: Tensor, statistic: Statistic | None

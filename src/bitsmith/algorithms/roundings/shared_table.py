@@ -18,9 +18,14 @@ from typing import final
 import torch
 from torch import Tensor
 
-from bitsmith.algorithms.descent import descend_with_scales, hessian, nearest_level
+from bitsmith.algorithms.descent import (
+    check_turns,
+    descend_with_scales,
+    hessian,
+    nearest_level,
+)
 from bitsmith.algorithms.rounding import Rounding
-from bitsmith.errors import SchemeError
+from bitsmith.errors import InputError, SchemeError
 from bitsmith.numbers.clustering import kmeans_exact
 from bitsmith.numbers.qtensor import QTensor
 from bitsmith.numbers.scheme import PerChannel, Scheme
@@ -60,6 +65,13 @@ class SharedTable(Rounding, name="shared-table"):
     refits: int = 4
     gain: float = 1e-3
     damping: float = 0.01
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.bits <= 7:
+            raise InputError(f"a table has indices of 1 to 7 bits, not {self.bits}")
+        if not 1 <= self.limit <= 127:
+            raise InputError(f"the largest code of a table is from 1 to 127, not {self.limit}")
+        check_turns(self.sweeps, self.refits, self.gain)
 
     def round(
         self, weight: Tensor, scheme: Scheme, min_scale: Tensor, statistic: Statistic | None

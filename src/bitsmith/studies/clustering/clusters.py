@@ -178,7 +178,8 @@ def _finetuned(
     """Return the integers after training on them, the float network as the teacher.
 
     Training starts from the float weights, not from the entries that they were clustered to: a
-    weight between two clusters has a short way to the other one.
+    weight between two clusters has a short way to the other one. One whose cluster is not the
+    nearest starts inside the edge of its cluster.
     """
     graph = simplify(capture(network.module, [network.example]))
     program = replace(model.program, graph=replace(model.program.graph, params=graph.params))
