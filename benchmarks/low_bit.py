@@ -61,7 +61,9 @@ ALSO = [
     ("W3A8-edge8", "low"),
     ("W2A8-edge8", "low"),
     ("W8A4", "low"),
+    ("W8A4-edge8", "low"),
     ("CODEBOOK4A8-edge8", "low"),
+    ("CODEBOOK3A8-edge8", "low"),
     ("CODEBOOK2A8-edge8", "low"),
 ]
 QUICK = [("W4A8-edge8", "low")]

@@ -25,12 +25,15 @@ _EFFORTS += ("zero-shot low", "zero-shot medium", "zero-shot high")
 
 
 def low_bit(model: str, short: bool) -> str:
-    """Return the rows of ``low_bit.json`` for one model as a markdown table."""
+    """Return the rows of ``low_bit.json`` for one model as a markdown table.
+
+    A short one has the rows with a target, and not the memory.
+    """
     recorded = json.loads((ROOT / "benchmarks/results/low_bit.json").read_text())
     heads = ["recipe", "effort", "accuracy", "against float32, 95 %", "seconds (threads)"]
     heads += ["file, packed, KB"] if short else ["peak MB", "file, packed, KB"]
     lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
-    every = [*TARGETS, *ALSO]
+    every = [*TARGETS] if short else [*TARGETS, *ALSO]
     recipes = list(dict.fromkeys(recipe for recipe, _ in every))
     for recipe, effort in sorted(every, key=lambda e: (recipes.index(e[0]), _EFFORTS.index(e[1]))):
         key = (model, recipe, effort)
