@@ -24,23 +24,53 @@ _EFFORTS = ("low", "medium", "adaround medium", "high")
 _EFFORTS += ("zero-shot low", "zero-shot medium", "zero-shot high")
 
 
+def _recorded() -> dict[tuple[str, str, str], list[dict[str, Any]]]:
+    """Return the rows of ``low_bit.json`` by model, recipe and effort, in the order of seeds."""
+    found: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    rows = json.loads((ROOT / "benchmarks/results/low_bit.json").read_text())["rows"]
+    for row in sorted(rows, key=lambda r: r["seed"]):
+        found.setdefault((row["model"], row["recipe"], row["effort"]), []).append(row)
+    return found
+
+
+def _ordered(cells: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    recipes = list(dict.fromkeys(recipe for recipe, _ in cells))
+    return sorted(cells, key=lambda e: (recipes.index(e[0]), _EFFORTS.index(e[1])))
+
+
 def low_bit(model: str, short: bool) -> str:
     """Return the rows of ``low_bit.json`` for one model as a markdown table.
 
     A short one has the rows with a target, and not the memory.
     """
-    recorded = json.loads((ROOT / "benchmarks/results/low_bit.json").read_text())
+    recorded = _recorded()
     heads = ["recipe", "effort", "accuracy", "against float32, 95 %", "seconds (threads)"]
     heads += ["file, packed, KB"] if short else ["peak MB", "file, packed, KB"]
     lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
-    every = [*TARGETS] if short else [*TARGETS, *ALSO]
-    recipes = list(dict.fromkeys(recipe for recipe, _ in every))
-    for recipe, effort in sorted(every, key=lambda e: (recipes.index(e[0]), _EFFORTS.index(e[1]))):
-        key = (model, recipe, effort)
-        rows = [r for r in recorded["rows"] if (r["model"], r["recipe"], r["effort"]) == key]
-        if rows:
-            cells = _cells(sorted(rows, key=lambda r: r["seed"]), short)
-            lines.append("| " + " | ".join([f"`{recipe}`", effort, *cells]) + " |")
+    for recipe, effort in _ordered([*TARGETS] if short else [*TARGETS, *ALSO]):
+        if rows := recorded.get((model, recipe, effort)):
+            lines.append("| " + " | ".join([f"`{recipe}`", effort, *_cells(rows, short)]) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def beside() -> str:
+    """Return what both networks lose, where both are recorded, as a markdown table."""
+    recorded, names = _recorded(), {"cifar-resnet20": "ResNet-20", "cifar-resnet32": "ResNet-32"}
+    heads = ["recipe", "effort", *(f"{n}, points lost (seeds)" for n in names.values())]
+    heads += [f"{n}, nats" for n in names.values()]
+    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    for recipe, effort in _ordered([*TARGETS, *ALSO]):
+        groups = [recorded.get((model, recipe, effort), []) for model in names]
+        if not all(groups):
+            continue
+        lost = [statistics.median(r["float"] - r["accuracy"] for r in rows) for rows in groups]
+        known = [[r.get("divergence from float") for r in rows] for rows in groups]
+        far = [statistics.median(x for x in group if x is not None) for group in known]
+        cells = [f"{x:.2f} ({len(rows)})" for x, rows in zip(lost, groups, strict=True)]
+        cells += [f"{x:.4f}" for x in far]
+        lines.append(
+            "| " + " | ".join([f"`{recipe}`", effort, *cells]).replace("-0.", "−0.") + " |"
+        )
     return "\n".join(lines) + "\n"
 
 
@@ -60,7 +90,11 @@ def _cells(rows: list[dict[str, Any]], short: bool) -> list[str]:
 
 def shown(page: str) -> str:
     """Return a page with its tables as they are recorded now."""
-    return _SPACE.sub(lambda m: m[1] + low_bit(m[2], bool(m[3])) + m[5], page)
+
+    def table(m: re.Match[str]) -> str:
+        return m[1] + (beside() if m[2] == "both" else low_bit(m[2], bool(m[3]))) + m[5]
+
+    return _SPACE.sub(table, page)
 
 
 def main() -> None:
