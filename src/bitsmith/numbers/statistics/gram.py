@@ -22,8 +22,8 @@ class Gram(Statistic, name="gram", exact=False):
     """The Gram matrix XᵀX of rows of K features, float64; its size is K², or K.
 
     The last axis of a batch is the features; all axes before it are rows. The product of two
-    float32 is exact in float64, so only the sums round: an entry (i, j) has an error of a few
-    float64 steps of √(G_ii · G_jj).
+    float32 is exact in float64, so only the sums round: an entry (i, j) over n rows has an error of
+    about √n float64 steps of √(G_ii · G_jj), and of n at most.
 
     Args:
         diagonal: keep only Σ x_k² per feature, which is all that weighting by a second moment
