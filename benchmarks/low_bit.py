@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -95,10 +95,13 @@ def cell(name: str, recipe: str, effort: str, seed: int, threads: int, quick: bo
             "data": train.batches(64, limit=limit, seed=seed),
             "training": training_batches(data, 64, seed=seed, labelled=False),
         }
+    learn: Literal["weights", "rounding"] = "rounding" if adaround else "weights"
+    further: dict[str, Any] = {
+        "training": given["training"], "ladder": Ladder(blocks=Reconstruction(learn=learn)),
+    }  # fmt: skip
     quantized = bs.ptq(
-        module, recipe, given["data"], effort=effort, training=given["training"], seed=seed,
-        ladder=Ladder(blocks=Reconstruction(learn="rounding" if adaround else "weights")),
-        progress=False,
+        module, recipe, given["data"], effort=effort, seed=seed, progress=False,
+        **({} if effort == "low" else further),
     )  # fmt: skip
     seconds = time.perf_counter() - started
     peak = peak_rss_mb()

@@ -161,6 +161,17 @@ def test_no_data_and_no_file_are_errors(
         bitsmith.verify(quantized, tmp_path / "bad.onnx", batches())
 
 
+def test_a_claim_that_the_codes_do_not_keep_fails_on_every_machine(tmp_path: Path) -> None:
+    names: dict[str, object] = {}
+    exec(NETWORKS, names)
+    wide, images = names["wide"](), names["batches"]()  # type: ignore[operator]  # of the source text
+    made = bitsmith.ptq(wide, "W8A8", images, machine="vnni")
+    claimed = QuantizedModel(made.program, made.recipe, made.target, "any", made.provenance)
+    found = bitsmith.verify(claimed, bitsmith.export(claimed, tmp_path / "m.onnx"), images)
+    assert not found.passed
+    assert any("pair sums saturate without VNNI, and the file is said" in f for f in found.failures)
+
+
 SCRIPT = """
 import sys, torch, bitsmith
 sys.path.insert(0, sys.argv[2])

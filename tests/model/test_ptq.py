@@ -10,11 +10,20 @@ import pytest
 import torch
 from torch import nn
 
-from bitsmith.errors import CaptureError, DataError, RecipeError, UnknownNameError, WeightsError
+import bitsmith as bs
+from bitsmith.errors import (
+    CaptureError,
+    DataError,
+    InputError,
+    RecipeError,
+    UnknownNameError,
+    WeightsError,
+)
 from bitsmith.model import graph_quantization
 from bitsmith.model.convert import integer_layer
 from bitsmith.model.presets import make_recipe
 from bitsmith.model.ptq import ptq
+from bitsmith.model.qat.ladder import Ladder
 from bitsmith.model.recipe import Recipe
 from networks.harness import randomised
 from networks.structured import Residual
@@ -238,3 +247,30 @@ def test_weights_that_are_not_finite_are_all_listed():
         ptq(model, "W8A8", data())
     for offender in ("stem.0.weight (2)", "head.bias (1)", "stem.1.running_var (1)"):
         assert offender in str(caught.value)
+
+
+@pytest.mark.parametrize("recipe", ["W4A4", "W4"])
+def test_what_is_no_batches_is_told_so(recipe):
+    digits = bs.load_dataset("digits")
+    for given, said in (
+        (digits, "Digits is no batches: .*train split"),
+        (digits.split("train"), "Split is no batches"),
+        ("digits", "iterable of batches.*not 'digits'"),
+        (5, "iterable of batches.*not 5"),
+    ):
+        with pytest.raises(DataError, match=said):
+            bs.ptq(net(), recipe, given)
+
+
+def test_low_effort_takes_nothing_that_only_training_needs(tmp_path):
+    more = {"training": data(), "ladder": Ladder(goal=99), "checkpoint": tmp_path}
+    with pytest.raises(InputError, match="takes no training, ladder, checkpoint"):
+        ptq(net(), "W4A4", data(), **more)
+
+
+def test_a_deployed_model_names_the_inputs_it_lacks():
+    model, x = ptq(net(), "W8A8", data()), data()[0][0]
+    with pytest.raises(InputError, match=r"takes 1 inputs \(.*\), not 2"):
+        model(x, x)
+    with pytest.raises(InputError, match="has no values"):
+        model(x[:0])

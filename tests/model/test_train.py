@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
+import bitsmith as bs
 from bitsmith.errors import DataError, InputError
 from bitsmith.model.train import fit
 from bitsmith.zoo.models.mlp import Mlp
@@ -235,3 +236,13 @@ def test_no_output_where_there_is_no_terminal(
 ) -> None:
     fit(seeded(small), [points], epochs=2)
     assert capfd.readouterr() == ("", "")
+
+
+def test_the_test_split_and_what_is_no_module_are_refused() -> None:
+    digits = bs.load_dataset("digits")
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    with pytest.raises(DataError, match="train split only"):
+        fit(net, digits.split("test").batches(32), epochs=1, progress=False)
+    loaded: Any = bs.load_model("digits-cnn", pretrained=False)
+    with pytest.raises(InputError, match=r"LoadedModel is no .* give its \.module"):
+        fit(loaded, digits.split("train").batches(32), epochs=1, progress=False)

@@ -253,3 +253,39 @@ def test_bad_input_is_refused(net) -> None:
         net.conv.weight[0] = float("nan")
     with pytest.raises(WeightsError, match=r"table.weight has 1 NaN or infinite.*\n.*conv.weight"):
         quantize_weights(net, "W8")
+
+
+class Labelled(nn.Module):
+    """One input, dropout and a batch norm: what training mode would change."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(64, 64), nn.BatchNorm1d(64), nn.Dropout(0.5))
+        self.head = nn.Linear(64, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.body(x))
+
+
+def test_labels_are_dropped_and_training_mode_changes_nothing() -> None:
+    torch.manual_seed(0)
+    net, x = Labelled(), torch.randn(32, 64)
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    found = quantize_weights(net.train(), "W3", [(x, torch.zeros(32).long())])
+    assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
+    assert net.training
+    assert net.body[2].training
+    plain = quantize_weights(net.eval(), "W3", [x])
+    assert torch.equal(found.eval()(x), plain.eval()(x))
+
+
+def test_batches_that_the_model_does_not_take_are_named() -> None:
+    net, x = Labelled().eval(), torch.randn(32, 64)
+    with pytest.raises(DataError, match="no input of Labelled: too many positional"):
+        quantize_weights(net, "W3", [(x, x, x)])
+    with pytest.raises(DataError, match=r"Labelled cannot run .* float32 \[32, 5\]: .*mat1"):
+        quantize_weights(net, "W3", [x[:, :5]])
+    with pytest.raises(DataError, match=r"cannot run .* of float32 \[32, 64\]"):
+        quantize_weights(net.half(), "W3", [x])
+    with pytest.raises(DataError, match="train split only"):
+        quantize_weights(net, "W3", bs.load_dataset("digits").split("test").batches(8))

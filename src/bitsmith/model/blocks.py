@@ -12,11 +12,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bitsmith.errors import DataError
+from bitsmith.errors import BitsmithError, DataError
 from bitsmith.model.owners import Owner
 from bitsmith.numbers.statistics import Gram, Statistic
 
-__all__ = ["Block", "as_arguments", "input_statistics", "named_arguments", "owner_blocks"]
+__all__ = [
+    "Block",
+    "arguments_for",
+    "as_arguments",
+    "evaluating",
+    "input_statistics",
+    "named_arguments",
+    "owner_blocks",
+]
 
 
 @final
@@ -65,18 +73,18 @@ def input_statistics(
     Args:
         model: runs with the weights it has; those of earlier blocks may be packed already.
         block: of ``model``.
-        data: batches: a tensor, a tuple of positional or a dict of keyword arguments.
+        data: batches, as of :func:`arguments_for`.
         make: a new statistic of the rows ``[..., K]`` that a weight ``[out, K]`` multiplies.
         advance: told the samples of each batch.
     """
     found = {o.name: make() for o in block.owners if _rows_of(o) is not None}
     if not found:
         return {}
-    with torch.no_grad(), _watched(model, block, found):
+    with torch.no_grad(), evaluating(model), _watched(model, block, found):
         for batch in data:
-            arguments, keywords = as_arguments(batch)
+            arguments, keywords = arguments_for(model, batch)
             with suppress(_EndOfBlock):
-                model(*arguments, **keywords)
+                _run(model, arguments, keywords)
             if advance is not None:
                 advance(_samples(batch))
     return {name: statistic for name, statistic in found.items() if not statistic.empty}
@@ -100,6 +108,29 @@ def as_arguments(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     )
 
 
+def arguments_for(model: nn.Module, batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return positional and keyword arguments of a batch that ``model`` takes.
+
+    Of a pair whose second part has no place in the model's ``forward`` it is labels, and dropped.
+
+    Raises:
+        DataError: it is no batch, or its arguments are not those of ``model``.
+    """
+    arguments, keywords = as_arguments(batch)
+    signature = inspect.signature(model.forward)
+    try:
+        signature.bind(*arguments, **keywords)
+    except TypeError as error:
+        with suppress(TypeError):
+            if len(arguments) == 2:
+                signature.bind(arguments[0])
+                return arguments[:1], {}
+        raise DataError(
+            f"a calibration batch is no input of {type(model).__name__}: {error}"
+        ) from None
+    return arguments, keywords
+
+
 def named_arguments(model: nn.Module, batch: Any) -> Tensor | dict[str, Any]:
     """Return a batch as one tensor, or as keyword arguments of the model.
 
@@ -109,12 +140,42 @@ def named_arguments(model: nn.Module, batch: Any) -> Tensor | dict[str, Any]:
     arguments, keywords = as_arguments(batch)
     if len(arguments) == 1 and isinstance(arguments[0], Tensor):
         return arguments[0]
+    arguments, keywords = arguments_for(model, batch)
+    return inspect.signature(model.forward).bind(*arguments, **keywords).arguments
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode: batch norms keep their statistics; every module as it was afterwards."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
     try:
-        return inspect.signature(model.forward).bind(*arguments, **keywords).arguments
-    except TypeError as error:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def _run(model: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+    """Run the model on a batch.
+
+    Raises:
+        DataError: it cannot; what PyTorch says is told.
+    """
+    try:
+        model(*arguments, **keywords)
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        if isinstance(error, BitsmithError):
+            raise
+        parts = [*arguments, *keywords.values()]
+        seen = ", ".join(
+            f"{str(p.dtype).removeprefix('torch.')} {list(p.shape)}"
+            for p in parts
+            if isinstance(p, Tensor)
+        )
         raise DataError(
-            f"a calibration batch is no input of {type(model).__name__}: {error}"
-        ) from None
+            f"{type(model).__name__} cannot run on a calibration batch of {seen}: {error}"
+        ) from error
 
 
 class _EndOfBlock(Exception):

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bitsmith.data.dataset import Dataset
+from bitsmith.data.split import Split
 from bitsmith.errors import DataError
 from bitsmith.model.graph.ir import Graph
 from bitsmith.model.graph.operators import run_float
@@ -22,7 +24,14 @@ from bitsmith.numbers.calibrators import Calibrator
 from bitsmith.numbers.encoding import Encoding
 from bitsmith.numbers.statistics import Statistic
 
-__all__ = ["MIN_SAMPLES", "as_inputs", "checked_inputs", "encodings", "gather"]
+__all__ = [
+    "MIN_SAMPLES",
+    "as_inputs",
+    "checked_batches",
+    "checked_inputs",
+    "encodings",
+    "gather",
+]
 
 #: Fewer samples than this do not show a range.
 MIN_SAMPLES = 8
@@ -50,6 +59,11 @@ def as_inputs(batch: Any) -> list[Tensor]:
     >>> [x.dtype for x in as_inputs((torch.ones(2, 5).int(), torch.ones(2, 5).bool()))]
     [torch.int64, torch.bool]
     """
+    if isinstance(batch, str | bytes | dict):
+        raise DataError(
+            f"a batch is x, (x, y) or ((x1, x2, …), y), not {type(batch).__name__}: give the "
+            "inputs in the order in which the model takes them"
+        )
     parts = list(batch) if isinstance(batch, tuple | list) else [batch]
     nested = bool(parts) and isinstance(parts[0], tuple | list)
     parts = list(parts[0]) if nested else parts
@@ -63,6 +77,23 @@ def as_inputs(batch: Any) -> list[Tensor]:
             f"a batch is a float tensor, token ids [batch, tokens] or (inputs, labels), not {kinds}"
         )
     return [_as_input(t) for t in inputs]
+
+
+def checked_batches(data: Any) -> Iterable[Any]:
+    """Return ``data`` where it is batches.
+
+    Raises:
+        DataError: it is a data set or a split, which has no batch size, a name, or nothing to go
+            through.
+    """
+    if isinstance(data, Dataset | Split):
+        raise DataError(
+            f"{type(data).__name__} is no batches: give those of its train split, "
+            "data.split('train').batches(64)"
+        )
+    if isinstance(data, str | bytes | dict) or not isinstance(data, Iterable):
+        raise DataError(f"data is an iterable of batches, x or (x, y), not {data!r:.80}")
+    return data
 
 
 def _as_input(x: Tensor) -> Tensor:

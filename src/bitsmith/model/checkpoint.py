@@ -27,7 +27,7 @@ __all__ = [
     "write_checkpoint",
 ]
 
-_VERSION = 2
+_VERSION = 3
 _SETTINGS = ("seed", "augmentation", "erase", "blend", "labelled")
 """Attributes of training batches that decide what a sample looks like."""
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bitsmith.errors import DataError
+from bitsmith.model.blocks import evaluating
 from bitsmith.numbers.statistics import Fisher
 
 __all__ = ["squared_gradients"]
@@ -92,19 +93,15 @@ def _parameters(model: nn.Module, names: Sequence[str]) -> dict[str, nn.Paramete
 @contextmanager
 def _prepared(model: nn.Module, wanted: dict[str, nn.Parameter]) -> Iterator[None]:
     """Evaluation mode, with gradients of the listed parameters; as it was afterwards."""
-    modes = {module: module.training for module in model.modules()}
     frozen = [p for p in wanted.values() if not p.requires_grad]
-    model.eval()
     try:
         for p in frozen:
             p.requires_grad_(True)
-        with torch.enable_grad():
+        with evaluating(model), torch.enable_grad():
             yield
     finally:
         for p in frozen:
             p.requires_grad_(False)
-        for module, mode in modes.items():
-            module.training = mode
 
 
 def _samples(batch: Any) -> Iterator[tuple[Any, Tensor | None]]:

@@ -10,6 +10,7 @@ from torch import nn
 
 from bitsmith.errors import DataError
 from bitsmith.model.blocks import Block, as_arguments, input_statistics
+from bitsmith.model.calibrate import checked_batches
 from bitsmith.model.recipe import Recipe
 
 __all__ = ["Passes", "block_passes"]
@@ -20,7 +21,7 @@ class Passes:
     """Calibration batches, asked for anew in every pass; none is kept."""
 
     def __init__(self, data: Iterable[Any]) -> None:
-        batches = iter(data)
+        batches = iter(checked_batches(data))
         first = list(itertools.islice(batches, 1))
         if not first:
             raise DataError("the calibration data is empty: its iterator gave no batch")

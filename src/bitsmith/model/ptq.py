@@ -11,8 +11,8 @@ from typing import Any
 from torch import nn
 
 from bitsmith.data.training import check_training_data
-from bitsmith.errors import DataError, RecipeError
-from bitsmith.model.calibrate import as_inputs
+from bitsmith.errors import DataError, InputError, RecipeError
+from bitsmith.model.calibrate import as_inputs, checked_batches
 from bitsmith.model.graph import capture, simplify
 from bitsmith.model.graph_quantization import (
     SWEPT,
@@ -74,7 +74,8 @@ def ptq(
         effort: how much work.
         training: batches for ``"high"``, for example of augmented samples; ``data`` if None, which
             then has to be readable again and again. Labels are not looked at.
-        ladder: how much work ``"medium"`` and ``"high"`` are.
+        ladder: how much work ``"medium"`` and ``"high"`` are; ``"low"`` takes neither this nor
+            ``training`` and ``checkpoint``.
         seed: of everything random in them.
         checkpoint: a folder in which they keep what is done, to go on from after a stop.
         advance: told the number of samples of each batch, and then of steps of learned rounding
@@ -99,10 +100,17 @@ def ptq(
     runtime = make_target(target, machine)
     check_training_data(data, "calibration")
     check_training_data(training)
+    if effort == "low":
+        given = {"training": training, "ladder": ladder, "checkpoint": checkpoint}
+        if unused := [name for name, value in given.items() if value is not None]:
+            raise InputError(
+                f"effort='low' trains nothing and takes no {', '.join(unused)}: leave it out, or "
+                "climb further with effort='medium' or 'high'"
+            )
     if data is None:
         raise DataError(f"recipe {chosen.name} is static: it needs calibration data (data=…)")
     check_weights(model)
-    batches = iter(data)
+    batches = iter(checked_batches(data))
     first = next(batches, None)
     if first is None:
         raise DataError("the calibration data is empty: its iterator gave no batch")

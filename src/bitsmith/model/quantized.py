@@ -9,6 +9,7 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
+from bitsmith.errors import InputError
 from bitsmith.model.graph.macs import macs_by_node
 from bitsmith.model.graph.operators import last_uses
 from bitsmith.model.recipe import Recipe
@@ -86,8 +87,15 @@ class QuantizedModel(nn.Module):
     @torch.no_grad()
     def _run(self, inputs: Iterable[Tensor], keep: bool) -> Values:
         graph = self.program.graph
-        values = Values(self.program)
-        for declared, x in zip(graph.inputs, inputs, strict=True):
+        values, given = Values(self.program), tuple(inputs)
+        if len(given) != len(graph.inputs):
+            names = ", ".join(declared.name for declared in graph.inputs)
+            raise InputError(
+                f"the model takes {len(graph.inputs)} inputs ({names}), not {len(given)}"
+            )
+        if empty := [d.name for d, x in zip(graph.inputs, given, strict=True) if not x.numel()]:
+            raise InputError(f"input {', '.join(empty)} has no values: a batch has a sample")
+        for declared, x in zip(graph.inputs, given, strict=True):
             values.reals[declared.name] = x.to(getattr(torch, declared.dtype))
         last = last_uses(graph)
         for position, node in enumerate(graph.nodes):

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
+from bitsmith.data.training import check_training_data
 from bitsmith.errors import DataError, InputError
 from bitsmith.model.checkpoint import (
     Checkpoint,
@@ -129,6 +130,9 @@ def fit(
     >>> run.history[-1].loss < 0.1
     True
     """
+    if not isinstance(module, nn.Module):
+        raise InputError(f"{type(module).__name__} is no torch.nn.Module; give its .module, if any")
+    check_training_data(batches)
     _check(batches, epochs, lr)
     parameters = [p for p in module.parameters() if p.requires_grad]
     if not parameters:
@@ -208,9 +212,7 @@ def _check(batches: Batches, epochs: int, lr: float) -> None:
     if not (math.isfinite(lr) and lr > 0):
         raise InputError(f"lr must be positive and finite, not {lr}")
     if isinstance(batches, Tensor):
-        raise DataError(
-            "a tensor is no batches: give pairs (x, y), for example zip them from splits"
-        )
+        raise DataError("a tensor is no batches: zip pairs (x, y) of its splits")
     if epochs > 1 and not callable(batches) and isinstance(batches, Iterator):
         raise DataError(
             f"{type(batches).__name__} can be read only once, but {epochs} epochs were asked for; "

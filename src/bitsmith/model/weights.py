@@ -15,6 +15,7 @@ from bitsmith.algorithms.rounding import Rounding
 from bitsmith.algorithms.roundings.nearest import Nearest
 from bitsmith.algorithms.roundings.searched import Searched
 from bitsmith.algorithms.transform import Transform
+from bitsmith.data.training import check_training_data
 from bitsmith.errors import DataError, RecipeError, SchemeError
 from bitsmith.model.blocks import input_statistics, named_arguments, owner_blocks
 from bitsmith.model.fisher import squared_gradients
@@ -96,6 +97,7 @@ def quantize_weights(
     chosen = make_recipe(recipe)
     if chosen.lane != "module":
         raise RecipeError(f"recipe {chosen.name!r} is static: it goes through ptq with data")
+    check_training_data(data, "calibration")
     batches = None if data is None else Passes(data)
     kind = None if rounding is None else Rounding.registry[rounding]
     if kind is not None and kind.needs is not None and batches is None:

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from bitsmith.data import load_dataset
 from bitsmith.errors import DataError, InputError
 from bitsmith.model.qat import convert, freeze_batch_norms, prepare, reestimate_batch_norms
 from bitsmith.model.qat.batch_norms import FoldedNorm, NormStart
@@ -130,6 +131,32 @@ def test_statistics_are_found_anew():
     assert (model(X) - frozen).square().mean() < 0.1 * lost
     with pytest.raises(DataError, match="no batches"):
         reestimate_batch_norms(model, [])
+
+
+@pytest.mark.parametrize("recipe", ["W4A8", "W4"])
+@pytest.mark.parametrize("bad", [[], [X, X * float("nan")]], ids=["no batches", "NaN"])
+def test_statistics_stay_where_none_can_be_found(recipe: str, bad: list[torch.Tensor]):
+    model = prepare(
+        randomised(Residual()), recipe, X, **({"batch_norm": "train"} if recipe == "W4A8" else {})
+    ).train()
+    before = {k: v.clone() for k, v in model.state_dict().items() if torch.is_tensor(v)}
+    with pytest.raises(DataError, match=r"no batches|batch 2 has values that are NaN"):
+        reestimate_batch_norms(model, bad)
+    for name, value in before.items():
+        assert torch.equal(value, model.state_dict()[name]), name
+    with pytest.raises(DataError, match="train split only"):
+        reestimate_batch_norms(model, load_dataset("digits").split("test").batches(8))
+
+
+def test_norms_whose_layers_stay_are_told():
+    torch.manual_seed(0)
+    net = randomised(Residual())
+    with pytest.raises(InputError, match=r"stem\.0.* stay folded.* learn_edges=True"):
+        prepare(net, "W8A8", X, batch_norm="train")
+    with pytest.warns(RuntimeWarning, match=r"batch norms of stem\.0 stay folded"):
+        some = prepare(net, "W4A8-edge8", X, batch_norm="train")
+    assert len(some.norms)
+    assert len(prepare(net, "W8A8", X, batch_norm="train", learn_edges=True).norms) == 5
 
 
 def test_modules_keep_their_batch_norms():

@@ -97,7 +97,7 @@ def test_the_moving_average_is_the_one_of_numbers():
         plain.update(torch.tensor([low, high]))
     e = found.encoding()
     assert e.high - e.low == pytest.approx(float(plain.high - plain.low), rel=1e-6)
-    found.frozen = True
+    found.held.fill_(1)
     assert not found.follows
 
 

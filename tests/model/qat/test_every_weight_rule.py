@@ -135,7 +135,8 @@ def test_channels_of_zeros(name: str, kind: str):
 @pytest.mark.parametrize(("name", "kind"), RULES)
 def test_a_share_of_the_codes_is_rounded(name: str, kind: str):
     rule = rule_of(name, kind)
-    rule.share, rule.block = 0.5, 4
+    rule.share.fill_(0.5)
+    rule.block.fill_(4)
     torch.manual_seed(0)
     (codes, scale), whole = rule(), rule.frozen().codes.float()
     if name == "frozen":

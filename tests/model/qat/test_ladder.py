@@ -9,10 +9,12 @@ import torch
 from torch import Tensor, nn
 
 import bitsmith.model.qat.ladder as module
+import bitsmith.model.qat.reconstruct as reconstruction
 from bitsmith.data import load_dataset, training_batches
 from bitsmith.errors import DataError, InputError
 from bitsmith.model.ptq import ptq
 from bitsmith.model.qat.fit import distillation
+from bitsmith.model.qat.judge import Found
 from bitsmith.model.qat.ladder import Ladder
 from bitsmith.model.qat.mixtures import mixed
 from bitsmith.model.qat.reconstruct import Reconstruction
@@ -108,11 +110,64 @@ def test_a_stopped_run_goes_on_bit_for_bit(
         patch.setattr(module, "_distil", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         high(network, images, checkpoint=tmp_path)
     with monkeypatch.context() as patch:  # what is done is not done again
-        patch.setattr(module, "reconstruct", lambda *_, **__: pytest.fail("done already"))
+        patch.setattr(reconstruction, "_tune", lambda *_: pytest.fail("done already"))
         resumed = high(network, images, checkpoint=tmp_path)
     assert torch.equal(resumed(images), whole(images))
     with pytest.raises(InputError, match="of another run"):
         high(network, images + 1, checkpoint=tmp_path)
+
+
+def test_stopped_between_two_blocks_it_goes_on_bit_for_bit(
+    network: nn.Module, images: Tensor, tmp_path: Path
+) -> None:
+    steps = []
+
+    def count(done: int) -> None:
+        steps.append(done)
+        if len(steps) == stop:
+            raise KeyboardInterrupt
+
+    stop = -1
+    whole = high(network, images, effort="medium", advance=count)
+    stop, total = len(steps) - 100, len(steps)  # in the last block
+    steps.clear()
+    first = high(network, images, effort="medium", advance=count, checkpoint=tmp_path)
+    assert first.provenance["interrupted"] is True
+    assert [b["reason"] for b in first.provenance["blocks"]][-1] == "interrupted"
+    stop = -1
+    steps.clear()
+    resumed = high(network, images, effort="medium", advance=count, checkpoint=tmp_path)
+    assert len(steps) < total - 200  # a block that is done is one step
+    assert sum(steps) == sum([64] * 4) + 200 * len(whole.provenance["blocks"])
+    assert resumed.provenance["blocks"] == whole.provenance["blocks"]
+    assert torch.equal(resumed(images), whole(images))
+
+
+@pytest.mark.parametrize("change", [{"calibrator": "minmax"}, {"machine": "vnni"}], ids=str)
+def test_a_checkpoint_of_other_ranges_or_another_machine_is_refused(
+    network: nn.Module, images: Tensor, tmp_path: Path, change: dict[str, str]
+) -> None:
+    high(network, images, effort="medium", checkpoint=tmp_path)
+    with pytest.raises(InputError, match=f"{next(iter(change))}: .* there, .* now"):
+        high(network, images, effort="medium", checkpoint=tmp_path, **change)
+
+
+def test_a_rung_that_is_not_kept_meets_no_goal(
+    network: nn.Module, images: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results = iter([(1.0, 90.0), (2.0, 99.0), (0.5, 95.0)])
+
+    class Told:
+        def __init__(self, *_: object) -> None: ...
+
+        def __call__(self, _: object) -> Found:
+            distance, agreement = next(results)
+            return Found(distance, distance, agreement)
+
+    monkeypatch.setattr(module, "Judge", Told)
+    ladder = Ladder(Reconstruction(steps=2, batch_size=32), epochs=(1, 1), goal=98.0)
+    found = high(network, images, ladder=ladder)
+    assert [r["kept"] for r in found.provenance["rungs"]] == [True, False, True]
 
 
 def test_data_that_is_read_once_and_test_data_are_refused(

@@ -140,7 +140,11 @@ def _free_port() -> int:
         return port
 
 
-RANGES = ("lsq+", "moving_average")
+WAYS: dict[str, dict[str, str]] = {
+    "lsq+": {"ranges": "lsq+"},
+    "moving average": {"ranges": "moving_average"},
+    "batch norms": {"batch_norm": "train"},
+}
 
 
 def _process(rank: int, port: int, folder: str) -> None:
@@ -149,8 +153,8 @@ def _process(rank: int, port: int, folder: str) -> None:
         "gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2
     )
     own = slice(rank, None, 2)
-    for ranges in RANGES:
-        model = net(ranges=ranges)
+    for way, settings in WAYS.items():
+        model = net(**settings)
         wrapped = DistributedDataParallel(model)
         optimizer = descent(wrapped)
         for _ in range(3):
@@ -158,18 +162,19 @@ def _process(rank: int, port: int, folder: str) -> None:
             nn.functional.cross_entropy(wrapped(X[own] * (1 + rank)), Y[own]).backward()
             optimizer.step()
         result = [model.state_dict(), convert(wrapped)(X)]
-        torch.save(result, Path(folder) / f"{ranges}{rank}.pt")
+        torch.save(result, Path(folder) / f"{way}{rank}.pt")
     torch.distributed.destroy_process_group()
 
 
 def test_ranks_agree(tmp_path: Path):
     torch.multiprocessing.spawn(_process, (_free_port(), str(tmp_path)), nprocs=2)
-    for ranges in RANGES:
+    for way, settings in WAYS.items():
         (one, outputs), (other, theirs) = (
-            torch.load(tmp_path / f"{ranges}{rank}.pt") for rank in range(2)
+            torch.load(tmp_path / f"{way}{rank}.pt") for rank in range(2)
         )
-        fresh = net(ranges=ranges).state_dict()
+        fresh = net(**settings).state_dict()
         for name, value in one.items():
             assert torch.equal(value, other[name]), name
-        assert [n for n, v in one.items() if "ranges" in n and not torch.equal(v, fresh[n])]
+        part = "running" if "batch_norm" in settings else "ranges"
+        assert [n for n, v in one.items() if part in n and not torch.equal(v, fresh[n])]
         assert torch.equal(outputs, theirs)

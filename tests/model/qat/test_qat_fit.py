@@ -160,3 +160,71 @@ def test_relative_steps_are_shares_of_a_channel() -> None:
     assert moved[1].tolist() == pytest.approx([0.05, 0.05], rel=1e-4)
     assert bool((moved[2] > 0).all())  # a channel of zeros takes the whole weight's size
     assert float(scalar.detach()) == pytest.approx(4.9, rel=1e-5)
+
+
+class Two(nn.Module):
+    """Two inputs, or two outputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.other = nn.Linear(12, 4), nn.Linear(12, 4)
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        return self.one(a) + self.other(b)
+
+
+class Heads(Two):
+    def forward(self, a: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]  # one input
+        return self.one(a), self.other(a)
+
+
+def test_what_it_cannot_give_or_compare_is_said(network: nn.Module, images: Tensor) -> None:
+    two = prepare(Two().eval(), "W4A8", [((images, images), None)])
+    with pytest.raises(InputError, match="models of one input, and this one has 2"):
+        fit(two, [((images, images), None)], epochs=1, progress=False)
+    module = prepare(Two().eval(), "W4")
+    for batch in (((images, images), None), (images, images, images)):
+        with pytest.raises(DataError, match="gives a model one input"):
+            fit(module, [batch], epochs=1, teacher=network, progress=False)
+    with pytest.raises(DataError, match=r"a batch is x, .*, not dict"):
+        fit(module, [{"x": images}], epochs=1, teacher=network, progress=False)
+    heads = Heads().eval()
+    with pytest.raises(InputError, match="one output, and the model gives a tuple"):
+        fit(prepare(heads, "W4A8", images), [images], epochs=1, progress=False)
+    with pytest.raises(InputError, match="the teacher gives a tuple"):
+        fit(prepare(heads, "W4"), [images], epochs=1, teacher=heads, progress=False)
+
+
+def test_one_output_is_no_class(images: Tensor) -> None:
+    model = prepare(nn.Linear(12, 1).eval(), "W4A8", images)
+    pairs = [(images, images[:, :1])]
+    with pytest.raises(InputError, match=r"at least two classes .* gives \[96, 1\]: give loss"):
+        fit(model, pairs, epochs=1, labels=True, progress=False)
+    squared = nn.functional.mse_loss
+    run = fit(model, pairs, epochs=3, labels=True, loss=squared, progress=False)
+    assert 0 < run.history[-1].loss < run.history[0].loss
+
+
+def test_the_optimizer_is_one_of_this_model(network: nn.Module, images: Tensor) -> None:
+    model = prepare(network, "W4A8", images)
+    foreign = torch.optim.SGD(network.parameters(), lr=0.1)
+    with pytest.raises(InputError, match=r"4 of 4 parameters of the optimizer are not"):
+        fit(model, [images], epochs=1, optimizer=foreign, progress=False)
+    with pytest.raises(InputError, match=r"optimizer is one of torch\.optim"):
+        fit(model, [images], epochs=1, optimizer="sgd", progress=False)  # type: ignore[arg-type]
+
+
+def test_validation_is_against_the_teacher_too(network: nn.Module, images: Tensor) -> None:
+    model = prepare(network, "W4A8", images)
+    run = fit(model, [images], epochs=1, valid=images.split(32), progress=False)
+    with torch.no_grad():
+        wanted = float(distillation(model(images), network(images)))
+    assert run.history[-1].valid_loss == pytest.approx(wanted, rel=1e-4)
+
+
+def test_a_scale_of_nothing_is_told_when_it_is_deployed(network: nn.Module, images: Tensor) -> None:
+    model = prepare(network, "W3A8", images)
+    with torch.no_grad():
+        model.codes_of("0").log_scale.fill_(-8.0)
+    with pytest.warns(RuntimeWarning, match="layer 0: its scale has collapsed to 0"):
+        convert(model)

@@ -151,6 +151,11 @@ class Verification:
                     f"{w.layer}: {w.differing} of {w.n} worst-case codes differ, by up to "
                     f"{w.max_lsb:g} ({w.saturated} pair sums saturate without VNNI)"
                 )
+            if w.saturated and self.exact and self.machine != "vnni":
+                found.append(
+                    f"{w.layer}: {w.saturated} pair sums saturate without VNNI, and the file is "
+                    f"said to be exact there (machine {self.machine!r})"
+                )
         if self.changed_predictions and not islands and self.exact:
             found.append(f"{self.changed_predictions} of {self.samples} predictions changed")
         return found

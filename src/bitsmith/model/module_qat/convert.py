@@ -78,6 +78,7 @@ def convert(model: nn.Module) -> nn.Module:
 def _strip(model: nn.Module) -> dict[str, WeightQuantizer]:
     """Turn a copy into the float model it was; returns weight name → quantizer."""
     forget_recipe(model)
+    model.__dict__.pop("source_identity", None)
     fused_layers(model, True)
     for parameter in model.parameters():
         parameter.grad = None

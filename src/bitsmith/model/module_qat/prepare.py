@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from bitsmith.errors import RecipeError, SchemeError
+from bitsmith.model.identity import digest, identity_of_recipe
 from bitsmith.model.layers.replace import is_linear
 from bitsmith.model.module_qat.attach import DENSE, attach, fused_layers
 from bitsmith.model.module_qat.check import refuse_other_recipe
@@ -86,6 +87,8 @@ def prepare(
     fused_layers(result, False)
     result.register_load_state_dict_pre_hook(refuse_other_recipe)
     result.coverage, result.recipe = makers.rows, chosen
+    tensors = (*model.named_parameters(), *model.named_buffers())
+    result.source_identity = identity_of_recipe(chosen) | {"float weights sha256": digest(tensors)}
     trained: nn.Module = result
     return trained
 

@@ -1,7 +1,8 @@
 """Quantization-aware training: ``prepare``, train with your own loop or ``fit``, ``convert``.
 
 Both lanes: the captured graph, which trains on the integers of the runtime, and modules with
-quantized weights. What trains is what deploys, bit for bit.
+quantized weights. What trains is what deploys: a graph bit for bit, packed layers with the same
+weights bit for bit (:func:`bitsmith.model.module_qat.convert`).
 """
 
 from bitsmith.model.qat.check import check_finite

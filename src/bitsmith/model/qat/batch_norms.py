@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from bitsmith.model.graph.ir import Graph
 from bitsmith.model.qat.codes import WeightCodes, wide
+from bitsmith.model.qat.ranks import mean_over_ranks
 
 __all__ = ["FoldedNorm", "NormStart", "folded_norms", "unfold"]
 
@@ -124,7 +125,8 @@ class FoldedNorm(nn.Module):
 
     @torch.no_grad()
     def _gather(self, mean: Tensor, var: Tensor) -> None:
-        """Take in a batch's mean and variance of the layer's outputs."""
+        """Take in a batch's mean and variance of the layer's outputs, the means over all ranks."""
+        mean, var = mean_over_ranks(mean, var)
         if self._gathered is not None:
             self._gathered.append((mean, var))
             return

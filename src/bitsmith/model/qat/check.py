@@ -13,7 +13,7 @@ from bitsmith.model.qat.codes import COLLAPSE
 from bitsmith.model.qat.trainable import TrainableModel
 from bitsmith.model.qat.unwrap import trained_graph
 
-__all__ = ["check_finite"]
+__all__ = ["check_finite", "collapsed"]
 
 
 def check_finite(model: nn.Module, *, collapsed: bool = True) -> None:
@@ -58,6 +58,11 @@ def _not_finite(graph: TrainableModel) -> Iterator[str]:
         listed = [*_offences(f"activations of {name}", found_range)]
         scale = found_range.scale().detach()
         yield from listed or _offence(f"activations of {name}", "scale", scale)
+
+
+def collapsed(graph: TrainableModel) -> list[str]:
+    """Return the layers and tensors whose scale fell to 1/1024 of where it started, in words."""
+    return list(_collapsed(graph))
 
 
 def _collapsed(graph: TrainableModel) -> Iterator[str]:

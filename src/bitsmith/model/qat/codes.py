@@ -66,8 +66,10 @@ class WeightCodes(nn.Module, ABC):
         gradual: its number of bits can be lowered while it trains.
         given: scheme of the codes that are deployed.
         bits: int64 ``[]``, of the codes now; more than the recipe's while they are lowered.
-        share: of the codes that are rounded in a training step, in blocks of ``block`` neighbours
-            drawn anew each time (arXiv 2004.07320); 1: all.
+        share, block: float64 and int64 ``[]``, the share of the codes that are rounded in a
+            training step, in blocks of ``block`` neighbours drawn anew each time (arXiv
+            2004.07320); 1: all.
+        held: int64 ``[]``; 1: the scales stay while the weight trains.
     """
 
     registry: ClassVar[Registry[type[WeightCodes]]] = Registry(
@@ -77,6 +79,9 @@ class WeightCodes(nn.Module, ABC):
     learns: ClassVar[frozenset[str]]
     gradual: ClassVar[bool] = False
     bits: Tensor
+    share: Tensor
+    block: Tensor
+    held: Tensor
 
     def __init_subclass__(cls, *, name: str | None = None) -> None:
         if name is not None:
@@ -87,7 +92,9 @@ class WeightCodes(nn.Module, ABC):
     def __init__(self, start: Start) -> None:
         super().__init__()
         self.given = start.layer.weight.scheme
-        self.share, self.block = 1.0, 1
+        self.register_buffer("share", torch.tensor(1.0, dtype=torch.float64))
+        self.register_buffer("block", torch.tensor(1))
+        self.register_buffer("held", torch.tensor(0))
         self.register_buffer("bits", torch.tensor(self.given.format.bits))
         self.begin(start)
 
@@ -158,7 +165,7 @@ class WeightCodes(nn.Module, ABC):
         weight = self.own if weight is None else weight
         codes, scale = self.quantized(weight)
         if self.training and self.share < 1 and "frozen" not in self.learns:
-            whole = _drawn(codes, self.share, self.block)
+            whole = _drawn(codes, float(self.share), int(self.block))
             codes = torch.where(whole, codes, weight / wide(scale, weight))
         return codes, scale
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from operator import length_hint
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, final
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,13 +12,14 @@ from torch import Tensor, nn
 
 from bitsmith.data.training import check_training_data
 from bitsmith.errors import DataError, InputError
-from bitsmith.model.calibrate import as_inputs
 from bitsmith.model.checkpoint import data_fingerprint
 from bitsmith.model.graph.operators import run_float
+from bitsmith.model.identity import identity_of_quantized
 from bitsmith.model.qat.diagnosis import first_wrong
-from bitsmith.model.qat.mixtures import mixed
+from bitsmith.model.qat.pairs import labelled, taught
 from bitsmith.model.qat.relative import RelativeAdam, step_sizes
 from bitsmith.model.qat.trainable import TrainableModel
+from bitsmith.model.qat.unwrap import trained_graph
 from bitsmith.model.train import Batches, TrainingRun
 from bitsmith.model.train import fit as train
 
@@ -66,6 +65,11 @@ def distillation(output: Tensor, teacher: Tensor, temperature: float = TEMPERATU
     >>> float(distillation(same, same))
     0.0
     """
+    if not isinstance(output, Tensor):
+        raise InputError(
+            f"distillation compares one output, and the model gives a {type(output).__name__}: "
+            "give loss=…, which takes (output, target)"
+        )
     if output.dim() != 2 or output.shape[1] < 2:
         return F.mse_loss(output, teacher)
     ours, theirs = (F.log_softmax(z / temperature, 1) for z in (output, teacher))
@@ -99,7 +103,8 @@ def fit(
 
     Args:
         model: as :func:`prepare` returns it.
-        batches: ``x`` or ``(x, y)``: a re-iterable, or a function of the epoch's index.
+        batches: ``x`` or ``(x, y)``: a re-iterable, or a function of the epoch's index. ``x`` is
+            one input; a model of several is trained by a loop of one's own.
         epochs: passes over the data.
         teacher: gives the outputs to learn; float, in evaluation mode, not changed.
         labels: learn the labels of the batches instead (``loss`` is then cross-entropy).
@@ -111,7 +116,8 @@ def fit(
             scale.
         optimizer: in place of that one, over the model's parameters, with its own rates.
         loss: ``(output, target)`` → scalar, instead of :func:`distillation` or cross-entropy.
-        seed, valid, on_epoch, on_step, checkpoint, fingerprint, progress: as
+        valid: batches to measure after each epoch, as ``batches``: against labels, or the teacher.
+        seed, on_epoch, on_step, checkpoint, fingerprint, progress: as
             :func:`bitsmith.model.train.fit`. A checkpoint is of one recipe and of one data set as
             far as the batches tell: name, split, SHA-256, batch size.
 
@@ -127,6 +133,14 @@ def fit(
             f"lr and scale_lr are above 0 and at most {_FASTEST:g}, not {lr:g} and {scale_lr:g}: "
             "lower the learning rate"
         )
+    graph = trained_graph(model)
+    if graph is not None and len(found := graph.source.program.graph.inputs) != 1:
+        raise InputError(
+            f"fit trains models of one input, and this one has {len(found)} "
+            f"({', '.join(d.name for d in found)}): use a loop of your own"
+        )
+    if optimizer is not None:
+        _check_optimizer(optimizer, model)
     if labels and teacher is not None:
         raise InputError("give a teacher or labels=True, not both")
     if labels and mix:
@@ -134,8 +148,13 @@ def fit(
     check_training_data(batches)
     if isinstance(batches, Tensor):
         raise DataError("a tensor is no batches: give x.split(batch_size)")
-    source = _labelled(batches) if labels else _taught(batches, _teacher(model, teacher), mix)
-    measure = loss or (F.cross_entropy if labels else distillation)
+    if labels:
+        source, judged = labelled(batches), None if valid is None else labelled(valid)
+    else:
+        give = _teacher(model, teacher)
+        source = taught(batches, give, mix)
+        judged = None if valid is None else taught(valid, give, False)
+    measure = loss or (_cross_entropy if labels else distillation)
     return train(
         model,
         source,
@@ -144,14 +163,16 @@ def fit(
         or RelativeAdam(parameter_groups(model, lr, scale_lr), sizes=step_sizes(model)),
         loss=measure,
         seed=seed,
-        valid=valid,
+        valid=judged,
         on_epoch=on_epoch,
         on_step=on_step,
         checkpoint=checkpoint,
-        fingerprint={
+        fingerprint={}
+        if checkpoint is None
+        else {
             **_fingerprint(model, labels),
             "mix": mix,
-            **({} if checkpoint is None else data_fingerprint(batches)),
+            **data_fingerprint(batches),
             **(fingerprint or {}),
         },
         explain=first_wrong,
@@ -160,14 +181,25 @@ def fit(
 
 
 def _fingerprint(model: nn.Module, labels: bool) -> Mapping[str, Any]:
-    recipe = model.source.recipe if isinstance(model, TrainableModel) else None
-    recipe = getattr(model, "recipe", recipe)
     shapes = [f"{k} {list(v.shape)}" for k, v in model.state_dict().items() if torch.is_tensor(v)]
     return {
-        "recipe": getattr(recipe, "name", None),
+        **_identity(model),
         "learns": "labels" if labels else "a teacher",
         "parameters": " ".join(shapes),
     }
+
+
+def _identity(model: nn.Module) -> Mapping[str, Any]:
+    """What it was prepared from, and the rules by which its weights and ranges train."""
+    graph = trained_graph(model)
+    if graph is None:
+        known = (m.__dict__.get("source_identity") for m in model.modules())
+        return next(filter(None, known), {})
+    rules = {
+        "weights": {graph.codes_of(n).name for n in graph.layer_names()},
+        "ranges": {found.name for found in graph.own_ranges().values()},
+    }
+    return identity_of_quantized(graph.source) | {k: sorted(v) for k, v in rules.items()}
 
 
 def _teacher(
@@ -183,46 +215,25 @@ def _teacher(
     return lambda x: run_float(graph, [x])[0]
 
 
-@final
-@dataclass(frozen=True)
-class _Pairs:
-    """Batches as ``(x, target)``, made when they are reached."""
-
-    batches: Iterable[Any]
-    pair: Callable[[Any], tuple[Tensor, Tensor]]
-
-    def __length_hint__(self) -> int:
-        return length_hint(self.batches)
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        return map(self.pair, self.batches)
-
-
-def _taught(batches: Any, teacher: Callable[[Tensor], Tensor], mix: bool) -> Batches:
-    def pair(batch: Any) -> tuple[Tensor, Tensor]:
-        x = as_inputs(batch)[0]
-        x = mixed(x) if mix else x
-        with torch.no_grad():
-            return x, teacher(x).detach()
-
-    return _mapped(batches, pair)
+def _check_optimizer(optimizer: Any, model: nn.Module) -> None:
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise InputError(
+            f"optimizer is one of torch.optim over the model's parameters, not {optimizer!r:.80}"
+        )
+    own = {id(p) for p in model.parameters()}
+    given = [p for group in optimizer.param_groups for p in group["params"]]
+    if foreign := sum(id(p) not in own for p in given):
+        raise InputError(
+            f"{foreign} of {len(given)} parameters of the optimizer are not of this model: make it "
+            "from the prepared model, parameter_groups(model)"
+        )
 
 
-def _labelled(batches: Any) -> Batches:
-    def pair(batch: Any) -> tuple[Tensor, Tensor]:
-        if not isinstance(batch, tuple | list) or len(batch) != 2 or batch[1] is None:
-            raise DataError(
-                "labels=True needs batches (x, y), and these have no labels; without labels the "
-                "float model is the teacher"
-            )
-        return as_inputs(batch)[0], torch.as_tensor(batch[1])
-
-    return _mapped(batches, pair)
-
-
-def _mapped(batches: Any, pair: Callable[[Any], tuple[Tensor, Tensor]]) -> Batches:
-    if isinstance(batches, Iterator):  # and still one that can be read only once
-        return iter(_Pairs(batches, pair))
-    if isinstance(batches, Iterable):
-        return _Pairs(batches, pair)
-    return lambda epoch: _Pairs(batches(epoch), pair)
+def _cross_entropy(output: Any, y: Tensor) -> Tensor:
+    if not isinstance(output, Tensor) or output.dim() < 2 or output.shape[1] < 2:
+        shown = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        raise InputError(
+            f"labels are learned by cross-entropy over at least two classes [N, classes, …], and "
+            f"the model gives {shown}: give loss=…"
+        )
+    return F.cross_entropy(output, y)

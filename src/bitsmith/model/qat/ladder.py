@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 import warnings
 from collections.abc import Callable, Iterable
@@ -17,9 +16,16 @@ from bitsmith.data.training import check_training_data
 from bitsmith.errors import InputError
 from bitsmith.model.checkpoint import Checkpoint, read_checkpoint, snapshot, write_checkpoint
 from bitsmith.model.divergence import DivergedError
+from bitsmith.model.identity import digest, identity_of_quantized
 from bitsmith.model.qat.fit import fit
 from bitsmith.model.qat.judge import Judge
-from bitsmith.model.qat.reconstruct import Reconstruction, ReconstructionRow, reconstruct, tabled
+from bitsmith.model.qat.reconstruct import (
+    INTERRUPTED,
+    Reconstruction,
+    ReconstructionRow,
+    reconstruct,
+    tabled,
+)
 from bitsmith.model.qat.refusals import check_climb, held_out, obstacles, read_once, too_few
 from bitsmith.model.qat.trainable import TrainableModel
 from bitsmith.model.quantized import QuantizedModel
@@ -164,8 +170,8 @@ def climb(
         ),
     ]
     for name, stage in stages[: 1 if effort == "medium" else 2]:
-        top = max(rungs, key=lambda r: r.agreement or 0.0).agreement
-        if interrupted or (ladder.goal is not None and (top or 0.0) >= ladder.goal):
+        reached = max(r.agreement or 0.0 for r in rungs if r.kept)
+        if interrupted or (ladder.goal is not None and reached >= ladder.goal):
             break
         started, stopped = time.perf_counter(), None
         try:
@@ -212,22 +218,34 @@ def _learn(
     advance: Callable[[int], None] | None,
     blocks: list[dict[str, Any]],
 ) -> None:
-    """Learned rounding, or what an earlier run left of it; its rows go to ``blocks``."""
+    """Learned rounding, on from where an earlier run was; its rows go to ``blocks``.
+
+    What is done is kept after every block.
+    """
     path = None if folder is None else folder / "rounding.pt"
     found = None if path is None else read_checkpoint(path, run)
     if found is not None:
         model.load_state_dict(found.module)
         blocks += found.history
-        return
 
-    def done(row: ReconstructionRow) -> None:
+    def tuned(row: ReconstructionRow) -> None:
         blocks.append(row.to_json())
+        if path is not None and row.reason != INTERRUPTED:
+            state = Checkpoint(
+                run, len(blocks), snapshot(model), {}, torch.get_rng_state(), list(blocks), None
+            )
+            write_checkpoint(path, state)
 
-    samples, how = samples[: ladder.samples], ladder.blocks
-    reconstruct(model, samples, how, seed=seed, advance=advance, on_block=done)
-    if path is not None:
-        random = torch.get_rng_state()
-        write_checkpoint(path, Checkpoint(run, 0, snapshot(model), {}, random, blocks, None))
+    reconstruct(
+        model,
+        samples[: ladder.samples],
+        ladder.blocks,
+        seed=seed,
+        advance=advance,
+        on_block=tuned,
+        done=0 if found is None else found.epochs,
+        random=None if found is None else found.random,
+    )
 
 
 def _distil(
@@ -265,13 +283,9 @@ def narrowest(quantized: QuantizedModel) -> int:
 def _fingerprint(
     quantized: QuantizedModel, samples: Tensor, ladder: Ladder, seed: int
 ) -> dict[str, Any]:
-    digest = hashlib.sha256(samples.contiguous().numpy().tobytes())
-    for name, value in sorted(quantized.program.graph.params.items()):
-        digest.update(name.encode())
-        digest.update(value.contiguous().numpy().tobytes())
     return {
-        "recipe": quantized.recipe.name,
-        "data and weights": digest.hexdigest(),
+        **identity_of_quantized(quantized),
+        "samples sha256": digest([("samples", samples)]),
         "blocks": repr(ladder.blocks),
         "samples": ladder.samples,
         "seed": seed,

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 
+from bitsmith.data.training import check_training_data
 from bitsmith.errors import DataError, InputError
 from bitsmith.model.calibrate import as_inputs
 from bitsmith.model.qat.batch_norms import FoldedNorm
@@ -21,7 +22,8 @@ def freeze_batch_norms(model: nn.Module, frozen: bool = True) -> None:
     """Let batch norms use their running statistics in training, and keep them; or let them go.
 
     Usual for the last epochs: from then on training computes what is deployed. Gamma and beta
-    train on.
+    train on. Of a graph that is part of its state; a module's own batch norms know nothing of it,
+    so that a run that goes on from a checkpoint has to be told in every epoch (``if epoch >= n``).
 
     Args:
         model: of ``prepare`` (of a graph with ``batch_norm="train"``), also wrapped.
@@ -60,12 +62,15 @@ def reestimate_batch_norms(model: nn.Module, batches: Iterable[Any]) -> None:
         DataError: no batches.
         InputError: the model has no batch norm of its own.
     """
+    check_training_data(batches, "statistics of batch norms")
     norms = _norms(model)
     was = model.training
+    before = [{k: v.clone() for k, v in n.named_buffers(recurse=False)} for n in norms]
     frozen = [n for n in norms if _is_frozen(n)]
     freeze_batch_norms(model, False)
     momenta = {n: n.momentum for n in norms if isinstance(n, BatchNorm)}
     model.train()
+    found = False
     try:
         for norm in norms:
             if isinstance(norm, FoldedNorm):
@@ -75,16 +80,23 @@ def reestimate_batch_norms(model: nn.Module, batches: Iterable[Any]) -> None:
                 norm.momentum = None
         count = 0
         for batch in batches:
-            model(*as_inputs(batch))
+            inputs = as_inputs(batch)
+            if any(bool((~torch.isfinite(x)).any()) for x in inputs):
+                raise DataError(f"batch {count + 1} has values that are NaN or infinite")
+            model(*inputs)
             count += 1
         if not count:
             raise DataError("there are no batches to find statistics from; an iterator is used up?")
+        found = True
     finally:
-        for norm in norms:
+        for norm, old in zip(norms, before, strict=True):
             if isinstance(norm, FoldedNorm):
                 norm.finish()
             else:
                 norm.momentum = momenta[norm]
+            if not found:
+                for name, value in norm.named_buffers(recurse=False):
+                    value.copy_(old[name])
         _freeze(frozen)
         model.train(was)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import warnings
 from collections.abc import Iterable
 from typing import Any, Literal
 
@@ -16,7 +17,7 @@ from bitsmith.model.graph import capture, simplify
 from bitsmith.model.graph_quantization import check_weights, quantize_graph
 from bitsmith.model.presets import make_recipe
 from bitsmith.model.qat.batch_norms import folded_norms
-from bitsmith.model.qat.check import check_finite
+from bitsmith.model.qat.check import check_finite, collapsed
 from bitsmith.model.qat.ranges import ActivationRange
 from bitsmith.model.qat.trainable import TrainableModel
 from bitsmith.model.qat.unwrap import trained_graph
@@ -54,10 +55,12 @@ def prepare(
     :func:`convert` it.
 
     Args:
-        model: a trained module; it is not changed.
+        model: a trained module; it is not changed. Of a graph every layer trains, whatever
+            ``requires_grad`` the model's parameters have: the result's own say what trains.
         recipe: a preset, a JSON file or a :class:`Recipe`.
         data: static: one batch of inputs as a tensor, or batches ``x`` or ``(x, y)`` of the
-            training split, from which ranges start. All of it is read once.
+            training split, from which ranges start. All of it is read once. The module lane
+            looks at none.
         target, machine: static: the runtime that will execute the file, and what it is exact on.
         calibrator: static: instead of the recipe's.
         ranges: static: how activation ranges follow: ``lsq`` (learned scales), ``lsq+`` (and zero
@@ -71,7 +74,8 @@ def prepare(
     Raises:
         CaptureError: the model cannot be traced.
         DataError: a static recipe without data, or data that is no calibration data.
-        InputError: no such ``batch_norm``, or no batch norm to train.
+        InputError: no such ``batch_norm``, or no batch norm to train. Those beside layers whose
+            codes stay are listed in a warning where others train.
         RecipeError: a rule matches nothing, or an argument of the other lane was given.
         UnknownNameError, WeightsError: as their names say.
 
@@ -109,16 +113,27 @@ def prepare(
         min_samples=1,
         trains=True,
     )
-    return TrainableModel(
+    trained = TrainableModel(
         quantized, ranges=ranges, weights=weights, learn_edges=learn_edges, norms=norms
     )
+    if kept := [name for name in norms if trained.norm_of(name) is None]:
+        listed = (
+            f"the batch norms of {', '.join(kept)} stay folded: codes of 8 bits stay as they are"
+        )
+        remedy = "learn_edges=True trains them"
+        if len(kept) == len(norms):
+            raise InputError(f"{listed}, and no other one is left to train; {remedy}")
+        warnings.warn(f"{listed}; {remedy}", RuntimeWarning, stacklevel=2)
+    return trained
 
 
 def convert(model: nn.Module) -> nn.Module:
     """Return the quantized model that ``model`` has been trained to be: what is exported.
 
     Of a graph a :class:`~bitsmith.model.quantized.QuantizedModel`, of a module one with packed
-    layers. Its outputs are those of ``model.eval()``, bit for bit. ``model`` can go on training.
+    layers. Its weights are those of ``model.eval()``, bit for bit, and so are the outputs of a
+    graph; those of packed layers where :func:`bitsmith.model.module_qat.convert` says. ``model``
+    can go on training.
 
     Args:
         model: of :func:`prepare`, also compiled or wrapped in ``DistributedDataParallel`` or
@@ -126,12 +141,15 @@ def convert(model: nn.Module) -> nn.Module:
 
     Raises:
         InputError: it was not prepared here, has numbers that are NaN or infinite, or still trains
-            with more bits than its recipe's; all layers are listed.
+            with more bits than its recipe's; all layers are listed. Scales that fell to nothing
+            are listed in a warning.
     """
     graph = trained_graph(model)
     if graph is None:
         return module_qat.convert(model)
     check_finite(graph, collapsed=False)
+    if gone := collapsed(graph):
+        warnings.warn("; ".join(gone) + ": lower the learning rate", RuntimeWarning, stacklevel=2)
     late = [
         f"{name} ({int(rule.bits)} of {rule.given.format.bits})"
         for name in graph.layer_names()

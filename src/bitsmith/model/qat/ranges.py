@@ -48,7 +48,7 @@ class ActivationRange(nn.Module, ABC):
         given_position: where calibration put 0 in the range, as a share of it.
         bits: int64 ``[]``, of the codes; more than the recipe's while they are lowered.
         clips: only saturated values move the scale.
-        frozen: it stays as it is.
+        held: int64 ``[]``; 1: it stays as it is.
         observes: :meth:`observe` takes in the values of every training batch.
     """
 
@@ -60,6 +60,7 @@ class ActivationRange(nn.Module, ABC):
     observes: ClassVar[bool] = False
     start: Tensor
     bits: Tensor
+    held: Tensor
 
     def __init_subclass__(cls, *, name: str) -> None:
         cls.name = name
@@ -68,7 +69,8 @@ class ActivationRange(nn.Module, ABC):
     @final
     def __init__(self, given: RangeStart) -> None:
         super().__init__()
-        self.given, self.frozen = given, False
+        self.given = given
+        self.register_buffer("held", torch.tensor(0))
         self.register_buffer("start", torch.tensor(given.encoding.scale, dtype=torch.float32))
         self.register_buffer("bits", torch.tensor(given.encoding.format.bits))
         known = given.encoding
@@ -128,7 +130,7 @@ class ActivationRange(nn.Module, ABC):
     @final
     def follows(self) -> bool:
         """Whether it wants to see the values of a training batch."""
-        return self.observes and not self.frozen
+        return self.observes and not int(self.held)
 
     @torch.no_grad()
     def encoding(self) -> Encoding:

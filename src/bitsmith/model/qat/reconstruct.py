@@ -27,7 +27,10 @@ from bitsmith.model.qat.trainable import TrainableModel
 from bitsmith.model.qat.weights import LearnedRounding, LearnedStep
 from bitsmith.model.qat.weights.kept import FrozenWeight
 
-__all__ = ["Reconstruction", "ReconstructionRow", "reconstruct", "tabled"]
+__all__ = ["INTERRUPTED", "Reconstruction", "ReconstructionRow", "reconstruct", "tabled"]
+
+INTERRUPTED = "interrupted"
+"""The reason of blocks that were not reached."""
 
 _WARM = 0.2
 """Share of the steps before the regularizer pulls roundings to 0 or 1 (arXiv 2004.10568)."""
@@ -112,6 +115,8 @@ def reconstruct(
     seed: int = 0,
     advance: Callable[[int], None] | None = None,
     on_block: Callable[[ReconstructionRow], None] | None = None,
+    done: int = 0,
+    random: Tensor | None = None,
 ) -> list[ReconstructionRow]:
     """Tune every block of ``model`` in place, one after another; return one row per block.
 
@@ -127,6 +132,8 @@ def reconstruct(
         seed: of batches and of what is dropped.
         advance: told 1 after every step, for a progress bar.
         on_block: told the row of each block when it is done, of those not reached when interrupted.
+        done: the first blocks, which ``model`` has from an earlier run; they have no row.
+        random: PyTorch's random state behind the last of them.
 
     Raises:
         DataError: fewer samples than a batch.
@@ -144,23 +151,31 @@ def reconstruct(
     parts = segments(model.source.program.graph, layers)
     rows: list[ReconstructionRow] = []
 
-    def done(row: ReconstructionRow) -> None:
+    def told(row: ReconstructionRow) -> None:
         rows.append(row)
         if on_block is not None:
             on_block(row)
+
+    if done >= len(parts):
+        return rows
 
     with torch.random.fork_rng([]):
         torch.manual_seed(seed)
         try:
             inputs = BlockInputs(model, samples)
-            for part in parts:
+            for index, part in enumerate(parts):
                 inputs.begin(part)
-                done(_tune(model, part, inputs, how, advance))
+                if index == done and random is not None:
+                    torch.set_rng_state(random)
+                if index >= done:
+                    told(_tune(model, part, inputs, how, advance))
+                elif advance is not None:
+                    advance(how.steps)
                 if part is not parts[-1]:
                     inputs.end(part)
         except KeyboardInterrupt:
-            for part in parts[len(rows) :]:
-                done(_row(model, part, None, None, "interrupted", 0.0))
+            for part in parts[done + len(rows) :]:
+                told(_row(model, part, None, None, INTERRUPTED, 0.0))
             raise
     return rows
 

@@ -12,8 +12,6 @@ from bitsmith.model.qat.unwrap import trained_graph
 
 __all__ = ["bit_schedule", "freeze_scales", "quant_noise", "set_bits"]
 
-_SCALES = ("log_scale", "offset", "entries")
-
 
 def set_bits(model: nn.Module, bits: int | None) -> list[str]:
     """Train with ``bits`` bits from now on, where the recipe has fewer.
@@ -100,14 +98,7 @@ def freeze_scales(model: nn.Module, frozen: bool = True) -> None:
             f"the scales of {', '.join(following)} follow the weight and cannot be frozen: prepare "
             "with weights='lsq'"
         )
-    parts: list[nn.Module] = [graph.codes_of(n) for n in graph.layer_names()]
-    for found in graph.own_ranges().values():
-        found.frozen = frozen
-        parts.append(found)
-    for part in parts:
-        for name, parameter in part.named_parameters(recurse=False):
-            if name in _SCALES:
-                parameter.requires_grad_(not frozen)
+    graph.hold_scales(frozen)
 
 
 def quant_noise(model: nn.Module, share: float, block: int = 1) -> None:
@@ -131,4 +122,5 @@ def quant_noise(model: nn.Module, share: float, block: int = 1) -> None:
         raise InputError(f"a share is 0 to 1 and a block at least 1, not {share} and {block}")
     for name in graph.layer_names():
         rule = graph.codes_of(name)
-        rule.share, rule.block = float(share), int(block)
+        rule.share.fill_(share)
+        rule.block.fill_(block)

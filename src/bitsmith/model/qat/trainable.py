@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import cast, final
+from typing import Any, cast, final
 
 import torch
 from torch import Tensor, nn
@@ -25,10 +25,26 @@ from bitsmith.numbers.encoding import Encoding
 
 __all__ = ["TrainableModel"]
 
+_SCALES = ("log_scale", "offset", "entries")
+"""Names of the parameters that are scales, zero points and tables."""
+
 
 def _key(name: str) -> str:
     """A tensor's name as a module's: no dots."""
     return name.replace(".", "__")
+
+
+def _require_scales(part: nn.Module, required: bool) -> None:
+    for name, parameter in part.named_parameters(recurse=False):
+        if name in _SCALES:
+            parameter.requires_grad_(required)
+
+
+def _held_again(model: nn.Module, _: Any) -> None:
+    """Scales that were held when the state was saved are held again."""
+    for part in cast(TrainableModel, model)._parts():
+        if int(part.held):
+            _require_scales(part, False)
 
 
 @final
@@ -99,6 +115,9 @@ class TrainableModel(nn.Module):
                 unfold(rule, folded, norm.weight.detach().float())
             elif program.layers[node.name].bias is not None:
                 self.biases[key] = nn.Parameter(real_bias(program, node))
+        self.register_load_state_dict_post_hook(  # type: ignore[no-untyped-call]  # torch's own
+            _held_again
+        )
         self.train()
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]  # PyTorch leaves it untyped
@@ -215,6 +234,16 @@ class TrainableModel(nn.Module):
         """Return the scales that train of the tensors that ``nodes`` compute."""
         owners = dict.fromkeys(self.range_of(n.name) for n in nodes if n.name in self._roots)
         return [p for r in owners for p in r.parameters() if p.requires_grad]
+
+    def hold_scales(self, held: bool) -> None:
+        """Keep scales, zero points and tables while the weights train on; or let them go."""
+        for part in self._parts():
+            part.held.fill_(int(held))
+            _require_scales(part, not held)
+
+    def _parts(self) -> list[WeightCodes | ActivationRange]:
+        codes = [self.codes_of(name) for name in self.layer_names()]
+        return [*codes, *self.own_ranges().values()]
 
     def learn_rounding(self, layers: Sequence[str]) -> dict[str, LearnedRounding]:
         """Replace learned steps by learned roundings, until :meth:`end_rounding`."""

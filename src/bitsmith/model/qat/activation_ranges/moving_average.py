@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any, final
 
 import torch
-from torch import Tensor, distributed
+from torch import Tensor
 
 from bitsmith.model.qat.ranges import ActivationRange
+from bitsmith.model.qat.ranks import mean_over_ranks
 from bitsmith.numbers.affine import scale_zero_point
 from bitsmith.numbers.moving_average import MovingAverage
 from bitsmith.numbers.scheme import Scheme
@@ -59,10 +60,7 @@ class MovingAverageRange(ActivationRange, name="moving_average"):
 
     @torch.no_grad()
     def observe(self, low: Tensor, high: Tensor) -> None:
-        ends = torch.stack([low.detach(), high.detach()]).to(torch.float32)
-        if distributed.is_available() and distributed.is_initialized():
-            distributed.all_reduce(ends)
-            ends = ends / distributed.get_world_size()
+        (ends,) = mean_over_ranks(torch.stack([low.detach(), high.detach()]).to(torch.float32))
         average = MovingAverage.from_state(self._state())
         average.update(ends)
         state = average.state_dict()
