@@ -109,6 +109,8 @@ def test_unknown_names_suggest_the_nearest(refused):
     assert "did you mean 'W8A8'?" in refused(extra=["--recipe", "W8B8"])
     assert "did you mean 'onnxruntime'?" in refused(extra=["--target", "onnxruntim"])
     assert "did you mean 'digits'?" in refused(data="digit")
+    message = refused(data="nosuch")
+    assert all(name in message for name in ("digits", "stsb", "tinystories", "synthetic"))
     assert "did you mean 'digits-cnn'?" in refused(model="digit-cnn")
     assert "did you mean 'mse'?" in refused(extra=["--calibrator", "mze"])
     assert "did you mean 'vnni'?" in refused(extra=["--machine", "vni"])
@@ -119,8 +121,19 @@ def test_weight_only_recipes_that_cannot_be(refused, tmp_path):
     message = refused(extra=["--recipe", "W4G64"])
     assert "group_size must divide" in message
     assert "ragged='pad'" in message
+    assert "--ragged pad" in message
     assert "ends in .bitsmith" in refused(extra=["--recipe", "W8"], out=tmp_path / "m.txt")
     assert "--ragged is error, pad or float" in refused(extra=["--recipe", "W8", "--ragged", "x"])
+
+
+def test_remedies_are_options_of_the_command_line(run, small_model, weights, tmp_path):
+    given = [small_model, "--weights", weights, "--out", tmp_path / "m.bitsmith", "--recipe", "W8"]
+    ran = run("quantize", *given, "--transform", "smoothquant")
+    assert ran.code == 2
+    assert "(--data DATA)" in ran.err
+    ran = run("quantize", "digits-cnn", "--out", tmp_path / "m.onnx")
+    assert ran.code == 2
+    assert "--weights FILE" in ran.err
 
 
 def test_data_of_the_wrong_shape(refused):
@@ -151,6 +164,7 @@ def test_output_that_cannot_be_written(refused, tmp_path):
     assert ".onnx" in refused(out=tmp_path / "m.pb")
     extra = ["--json", tmp_path / "none" / "q.json", "--report", tmp_path / "none" / "r.html"]
     message = refused(extra=extra)
+    assert "only --json writes to standard output" in refused(extra=["--report", "-"])
     assert "q.json" in message
     assert "r.html" in message
 
@@ -230,8 +244,18 @@ def test_signal_in_the_middle_of_the_work(tmp_path, modules):
 
 
 def test_bad_input_of_the_other_commands(run, artefact, tmp_path):
+    for name in ("z.gguf", "z.onnx"):
+        (tmp_path / name).touch()
     cases = [
         (["verify", tmp_path / "none.onnx", "--data", "digits"], "does not exist"),
+        (["verify", tmp_path], "is a folder; verify takes an .onnx file"),
+        (["verify", "."], ". is a folder; verify takes an .onnx file"),
+        (["verify", f"{artefact}.bitsmith"], f"beside it: {artefact}"),
+        (["verify", tmp_path / "z.gguf"], "z.gguf is no .onnx file; verify takes"),
+        (["evaluate", tmp_path / "z.gguf"], "z.gguf is no model"),
+        (["evaluate", tmp_path / "z.onnx", "--data", "digits"], "z.onnx is empty; an ONNX file is"),
+        (["inspect", artefact], "verify .onnx files"),
+        (["inspect", tmp_path / "w.safetensors"], "weights go to --weights"),
         (["verify", artefact, "--data", "digit"], "did you mean 'digits'"),
         (["verify", artefact, "--data", "digits", "--split", "valid"], "unknown split"),
         (["verify", artefact, "--data", "moons"], "shape"),

@@ -1,5 +1,7 @@
 """``demo``, ``inspect``, ``list`` and the program itself."""
 
+import inspect
+import os
 import re
 import subprocess
 import sys
@@ -46,6 +48,62 @@ def test_a_reader_that_goes_away_is_no_traceback():
     command = f"{sys.executable} -m bitsmith list recipes --json - | head -c 1"
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("options", [[], ["--json", "-"]], ids=["table", "json"])
+def test_a_reader_that_went_away_is_exit_code_141(options):
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "bitsmith", "list", "formats", *options]
+    try:
+        done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, check=False)
+    finally:
+        os.close(writer)
+    assert done.returncode == 141
+    assert b"Traceback" not in done.stderr
+    assert b"error" not in done.stderr
+
+
+def test_a_current_folder_that_is_gone_is_one_message(tmp_path):
+    command = "cd gone && rmdir ../gone && exec {} -m bitsmith list recipes"
+    (tmp_path / "gone").mkdir()
+    done = subprocess.run(
+        ["sh", "-c", command.format(sys.executable)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr == (
+        "error: the current folder does not exist any more; change into one that does (cd)\n"
+    )
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["verify", "q.onnx"], ["evaluate", "mlp"], ["bench", "mlp"], ["bench", "kernels"]],
+    ids=" ".join,
+)
+@pytest.mark.parametrize("threads", [0, -1, 1025, 99_999_999_999])
+def test_threads_have_a_bound(run, monkeypatch, command, threads):
+    """Refused before anything is opened: many threads would take minutes to start."""
+    for opener in ("bitsmith.deploy.runtimes.open_session", "torch.set_num_threads"):
+        monkeypatch.setattr(opener, lambda *_, **__: pytest.fail("not refused in time"))
+    ran = run(*command, "--threads", threads)
+    assert ran.code == 2
+    assert f"--threads {threads}: from 1 to 1,024" in ran.err
+    assert f"{os.cpu_count()} cores" in ran.err
+
+
+def test_every_option_for_threads_is_bounded():
+    commands = {c.name: c.callback for c in app.registered_commands}
+    found = {
+        name
+        for name, callback in commands.items()
+        if "threads" in inspect.signature(callback).parameters
+    }
+    assert found == {"verify", "evaluate", "bench"}, "add what is new to the test above"
 
 
 @pytest.mark.parametrize(

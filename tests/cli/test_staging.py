@@ -99,3 +99,27 @@ def test_lists_everything_that_cannot_be_written(tmp_path):
     assert "is a folder" in str(caught.value)
     with pytest.raises(InputError, match="two outputs"):
         Staging([tmp_path / "a", tmp_path / "b" / ".." / "a", tmp_path / "a"])
+
+
+def test_two_names_of_one_place_are_two_outputs_in_one(tmp_path):
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path)
+    z = tmp_path / "z.onnx"
+    for other in (tmp_path / "sub" / ".." / "z.onnx", tmp_path / "link" / "z.onnx"):
+        with pytest.raises(InputError, match="two outputs"):
+            Staging([z, other])
+    Staging([z, tmp_path / "sub" / "z.onnx"])
+
+
+def test_an_output_inside_another_is_refused(tmp_path):
+    folder = tmp_path / "z.onnx.bitsmith"
+    folder.mkdir()
+    (folder / "graph.json").write_text("old")
+    with pytest.raises(InputError, match="is inside of"):
+        Staging([tmp_path / "z.onnx", folder, folder / "z.json"])
+
+
+def test_a_dash_is_no_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="only --json"):
+        Staging([Path("-")])

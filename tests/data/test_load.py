@@ -28,6 +28,11 @@ def test_unknown_name_suggests_the_nearest() -> None:
         load_dataset("cifar-10")
 
 
+def test_unknown_name_lists_texts_too() -> None:
+    with pytest.raises(UnknownNameError, match=r"known: cifar10.*stsb, tinystories"):
+        load_dataset("nosuch")
+
+
 def test_registered_names() -> None:
     assert {"cifar10", "digits", "fashion-mnist", "mnist", "moons"} <= set(datasets)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -108,3 +110,55 @@ def test_damage_is_named(model: QuantizedModel, tmp_path: Path, damage: str) -> 
     expected = InputError if damage == "missing" else WeightsError
     with pytest.raises(expected, match=str(folder)):
         bitsmith.load(folder)
+
+
+HOSTILE = {
+    "nested": (b"[" * 200_000, "nested too deeply"),
+    "noise": (bytes(range(256)) * 40, "it is not JSON"),
+    "text": (b"no JSON " * 1000, r"it is not JSON \(line 1\)"),
+    "list": (b"[]", "not a JSON object"),
+    "empty": (b'{"version": 1}', "'inputs' is missing"),
+    "version": (b'{"version": [' + b"0," * 9999 + b"0]}", "this bitsmith reads 1"),
+    "number": (b'{"version": ' + b"9" * 5000 + b"}", "it is not JSON"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_graph_is_one_short_message(
+    model: QuantizedModel, tmp_path: Path, name: str
+) -> None:
+    content, message = HOSTILE[name]
+    folder = bitsmith.save(model, tmp_path / "m")
+    (folder / "graph.json").write_bytes(content)
+    with pytest.raises(WeightsError, match=message) as caught:
+        bitsmith.load(folder)
+    assert "bitsmith quantize" in str(caught.value)
+    assert len(str(caught.value)) < len(str(folder)) + 300
+
+
+PARTS = ["inputs", "outputs", "nodes", "outcomes", "encodings", "layers", "recipe", "coverage"]
+
+
+@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("value", [None, 3])
+def test_entries_of_another_form_are_named_without_python(
+    model: QuantizedModel, tmp_path: Path, part: str, value: object
+) -> None:
+    folder = bitsmith.save(model, tmp_path / "m")
+    graph = json.loads((folder / "graph.json").read_text())
+    graph[part] = value
+    (folder / "graph.json").write_text(json.dumps(graph))
+    with pytest.raises(WeightsError, match="bitsmith quantize") as caught:
+        bitsmith.load(folder)
+    assert "__init__" not in str(caught.value)
+    assert "object is not" not in str(caught.value)
+
+
+def test_files_have_the_mode_that_the_umask_says(model: QuantizedModel, tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        folder = bitsmith.save(model, tmp_path / "m")
+    finally:
+        os.umask(before)
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()}
+    assert modes == {"graph.json": 0o640, "tensors.safetensors": 0o640}

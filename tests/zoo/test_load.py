@@ -16,7 +16,8 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.export import Dim
 
-from bitsmith.errors import InputError, WeightsError
+from bitsmith.errors import BitsmithError, InputError, WeightsError
+from bitsmith.model.graph import capture
 from bitsmith.zoo import load_model
 from bitsmith.zoo.models.mnist_cnn import Cnn
 
@@ -174,3 +175,30 @@ def test_program_never_runs_code_unless_allowed(program: Path, tmp_path: Path) -
     with contextlib.suppress(InputError):
         load_model(str(trap), allow_pickle=True)
     assert mark.exists()  # the file was a real trap
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("q.onnx", "bitsmith evaluate runs .onnx files"),
+        ("q.onnx.bitsmith", "bitsmith evaluate runs .onnx files"),
+        ("z.gguf", "the folder beside it, .*z.gguf.bitsmith"),
+        ("w.safetensors", "weights go to --weights"),
+        ("w.pth", "weights go to --weights"),
+        ("net.py", "package.module:callable"),
+    ],
+)
+def test_a_file_that_is_no_model(tmp_path: Path, name: str, message: str) -> None:
+    (tmp_path / name).touch()
+    with pytest.raises(InputError, match=f"{name} is no model: a model is .*{message}"):
+        load_model(str(tmp_path / name))
+
+
+@pytest.mark.parametrize("batch", [1, 2, 64])
+def test_a_program_of_one_batch_size_is_to_be_exported_again(tmp_path: Path, batch: int) -> None:
+    model, x = nn.Linear(4, 4).eval(), torch.randn(batch, 4)
+    torch.export.save(torch.export.export(model, (x,)), tmp_path / "fixed.pt2")
+    loaded = load_model(str(tmp_path / "fixed.pt2")).module
+    assert loaded(x).shape == (batch, 4)
+    with pytest.raises(BitsmithError, match=r"exported for .*\n?.*export it again.*dynamic_shapes"):
+        capture(loaded, torch.randn(2, 4))

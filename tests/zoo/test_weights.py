@@ -172,6 +172,16 @@ def test_a_pickle_never_runs_code(tmp_path: Path, protocol: int, allow: bool) ->
     assert mark.exists()  # the file was a real trap
 
 
+def test_the_advice_of_pytorch_is_not_repeated(tmp_path: Path) -> None:
+    """It is to read the file without any protection."""
+    torch.save({"a": Touch(tmp_path / "ran")}, tmp_path / "evil.pt")
+    with pytest.raises(WeightsError, match="state_dict") as caught:
+        load_weights(network(), tmp_path / "evil.pt", allow_pickle=True)
+    assert "weights_only" not in str(caught.value)
+    assert "torch.load" not in str(caught.value)
+    assert str(tmp_path / "evil.pt") in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("saved", "message"),
     [

@@ -9,7 +9,7 @@ import typer
 
 from bitsmith.cli.bench_tables import kernel_tables, network_tables
 from bitsmith.cli.folder import result_folder
-from bitsmith.cli.options import AllowPickle, Data, Json, Weights
+from bitsmith.cli.options import AllowPickle, Data, Json, Weights, checked_threads
 from bitsmith.cli.output import Output, json_path, progress, stages
 from bitsmith.cli.samples import check_shape, data_name, test_split
 from bitsmith.cli.staging import Staging
@@ -61,7 +61,9 @@ def bench(
     allow_pickle: AllowPickle = False,
     threads: Annotated[
         int | None,
-        typer.Option("--threads", min=1, help="Of everything. Default: PyTorch's choice."),
+        typer.Option(
+            "--threads", callback=checked_threads, help="Of everything. Default: PyTorch's choice."
+        ),
     ] = None,
     seconds: Annotated[
         float, typer.Option("--seconds", min=0.01, help="For each cell of the table.")

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final, get_args
 
+from bitsmith.cli.inputs import location, overwritten
 from bitsmith.cli.texts import is_text
 from bitsmith.errors import DataError, InputError, UnknownNameError
 
@@ -64,7 +65,13 @@ def check_checkpoint(checkpoint: Path | None, outputs: list[Path | None], folder
     wanted = "a folder" if folder else "a file"
     if checkpoint.exists() and checkpoint.is_dir() != folder:
         raise InputError(f"--checkpoint {checkpoint}: {wanted} is needed, and that is not one")
-    if checkpoint.absolute() in [o.absolute() for o in outputs if o is not None]:
+    if (lost := overwritten(checkpoint)) is not None:
+        raise InputError(
+            f"--checkpoint {checkpoint}: this command reads {lost}; name another place"
+        )
+    at = location(checkpoint)
+    taken = [location(out) for out in outputs if out is not None]
+    if any(out == at or out in at.parents for out in taken):
         raise InputError(f"--checkpoint {checkpoint} is an output too; name another place")
     above = next(p for p in checkpoint.absolute().parents if p.exists())
     if not above.is_dir():

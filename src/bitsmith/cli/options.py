@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from bitsmith.errors import InputError
+
 __all__ = [
+    "MOST_THREADS",
     "AllowPickle",
     "BatchSize",
     "Calibrator",
@@ -25,7 +29,26 @@ __all__ = [
     "Threads",
     "Weights",
     "WeightsAs",
+    "checked_threads",
 ]
+
+MOST_THREADS = 1024
+"""More than any machine has a use for; starting many more than there are cores takes minutes."""
+
+
+def checked_threads(given: int | None) -> int | None:
+    """Return what ``--threads`` was given.
+
+    Raises:
+        InputError: none, or more than any machine has a use for.
+    """
+    if given is not None and not 1 <= given <= MOST_THREADS:
+        raise InputError(
+            f"--threads {given}: from 1 to {MOST_THREADS:,} are possible, and this machine has "
+            f"{os.cpu_count()} cores"
+        )
+    return given
+
 
 Model = Annotated[
     str,
@@ -83,7 +106,9 @@ Runtime = Annotated[
 ]
 Threads = Annotated[
     int | None,
-    typer.Option("--threads", min=1, help="Of the runtime. Default: its own choice."),
+    typer.Option(
+        "--threads", callback=checked_threads, help="Of the runtime. Default: its own choice."
+    ),
 ]
 BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Samples run at once.")]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Of which samples are drawn.")]

@@ -32,6 +32,15 @@ def json_path(option: str | None) -> Path | None:
 
 
 @final
+class _Console(Console):
+    """A console that leaves a broken pipe to the caller, who knows the exit code."""
+
+    def on_broken_pipe(self) -> None:
+        """Raise again what rich would make exit code 1 of."""
+        raise BrokenPipeError
+
+
+@final
 class Output:
     """The printing of one command.
 
@@ -46,7 +55,7 @@ class Output:
         self._started = time.perf_counter()
         stream = sys.stderr if json_option == "-" else sys.stdout
         width = None if stream.isatty() else _LOG_WIDTH
-        self._console = Console(file=stream, width=width, highlight=False, soft_wrap=False)
+        self._console = _Console(file=stream, width=width, highlight=False, soft_wrap=False)
 
     @property
     def seconds(self) -> float:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bitsmith.cli.synthetic import refuse_synthetic
+from bitsmith.cli.synthetic import SYNTHETIC, refuse_synthetic
 from bitsmith.cli.texts import is_text
-from bitsmith.errors import DataError, InputError
+from bitsmith.errors import DataError, InputError, UnknownNameError
 
 if TYPE_CHECKING:
     from bitsmith.data import Batches, Split
@@ -50,8 +50,12 @@ def calibration_split(data: str, split: str | None) -> Split:
         InputError: ``split`` is not the training split.
         DataError, UnknownNameError: as :func:`~bitsmith.data.load_dataset`.
     """
-    from bitsmith.data import load_dataset
+    from bitsmith.data import datasets, load_dataset
+    from bitsmith.data.texts import texts
 
+    names = [*datasets, *texts, SYNTHETIC]
+    if data not in names and ":" not in data and not data.endswith(".npz"):
+        raise UnknownNameError("data set", data, names)
     if split not in (None, "train"):
         raise InputError(
             f"--split {split}: calibration draws from the train split only, because ranges chosen "

@@ -6,10 +6,12 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterable
+from itertools import combinations
 from pathlib import Path
 from types import TracebackType
 from typing import final
 
+from bitsmith.cli.inputs import location, overlap, overwritten
 from bitsmith.errors import InputError
 
 __all__ = ["Staging"]
@@ -31,16 +33,16 @@ class Staging:
             None stands for an output that was not asked for.
 
     Raises:
-        InputError: on construction: a path is taken by something else, is named twice, or
-            its place does not exist or cannot be written. All are listed.
+        InputError: on construction: a path is taken by something else, is named twice, is an
+            input of the running command, or its place does not exist or cannot be written. All
+            are listed.
     """
 
     def __init__(self, outputs: Iterable[Path | None]) -> None:
         self._finals = [path for path in outputs if path is not None]
         self._temporary: dict[Path, Path] = {}
         faults = [f for path in self._finals if (f := _fault(path))]
-        real = [path.absolute() for path in self._finals]
-        faults += [f"{p} is named for two outputs" for p in {p for p in real if real.count(p) > 1}]
+        faults += _collisions(self._finals)
         if faults:
             raise InputError("; ".join(faults))
 
@@ -102,8 +104,25 @@ class Staging:
             shutil.rmtree(place, ignore_errors=True)
 
 
+def _collisions(paths: list[Path]) -> list[str]:
+    """Return which outputs would be lost in each other."""
+    faults: dict[str, None] = {}
+    for first, second in combinations(paths, 2):
+        a, b = location(first), location(second)
+        if a == b:
+            faults[f"{a} is named for two outputs; give each a name of its own"] = None
+        elif overlap(a, b):
+            inner, outer = (a, b) if b in a.parents else (b, a)
+            faults[f"{inner} is inside of {outer}, another output; name another place"] = None
+    return list(faults)
+
+
 def _fault(path: Path) -> str | None:
     parent = path.parent
+    if path.name == "-":
+        return "- is no file's name: only --json writes to standard output; name a file"
+    if (lost := overwritten(path)) is not None:
+        return f"{path} cannot be written: this command reads {lost}; name another file"
     if path.name.endswith(".bitsmith"):
         if path.exists() and not any((path / name).is_file() for name in _WRITTEN):
             return f"{path} cannot be replaced: it is not a folder that bitsmith wrote"

@@ -55,8 +55,7 @@ def verify(
         from bitsmith.model.store import load
 
         runtimes[runtime]
-        if not artefact.is_file():
-            raise InputError(f"{artefact} does not exist; bitsmith quantize writes one")
+        _check_artefact(artefact)
         model = load(simulation_folder(artefact))
         if not isinstance(model, QuantizedModel):
             records = verify_outputs(
@@ -78,6 +77,24 @@ def verify(
     if not found.passed:
         raise CheckFailedError(
             f"{artefact} does not hold on {runtime}: {'; '.join(found.failures)}"
+        )
+
+
+def _check_artefact(artefact: Path) -> None:
+    """Refuse what is no ``.onnx`` file.
+
+    Raises:
+        InputError: says what it is, and what verify takes.
+    """
+    takes = "verify takes an .onnx file, with the folder that bitsmith quantize writes beside it"
+    if artefact.is_dir():
+        file = str(artefact).removesuffix(".bitsmith")
+        raise InputError(f"{artefact} is a folder; {takes}" + f": {file}" * file.endswith(".onnx"))
+    if not artefact.exists():
+        raise InputError(f"{artefact} does not exist; {takes}")
+    if artefact.suffix != ".onnx":
+        raise InputError(
+            f"{artefact} is no .onnx file; {takes}; bitsmith evaluate runs NAME.bitsmith folders"
         )
 
 

@@ -61,7 +61,7 @@ def load_dataset(name_or_path: str, *, split: str | None = None) -> Dataset:
             "samples [N, …] are needed here; bitsmith.data.texts.load_text reads it"
         )
     else:
-        raise UnknownNameError("data set", name_or_path, datasets)
+        raise UnknownNameError("data set", name_or_path, {*datasets, *texts})
     if split is not None and split not in dataset.splits:
         raise UnknownNameError(f"split of {name_or_path!r}", split, dataset.splits)
     return dataset

@@ -7,7 +7,7 @@ import os
 import pickle
 import tempfile
 from collections.abc import Mapping, Sized
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from operator import length_hint
 from pathlib import Path
 from typing import Any, final
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from bitsmith.data.split import Split
 from bitsmith.errors import InputError
+from bitsmith.model.frozen_norms import freeze_again
 
 __all__ = [
     "Checkpoint",
@@ -44,6 +45,7 @@ class Checkpoint:
         random: state of PyTorch's generator.
         history: the records of the epochs, plain data.
         steps: batches in an epoch.
+        frozen: names of the batch norms that keep their statistics.
     """
 
     fingerprint: Mapping[str, Any]
@@ -53,6 +55,7 @@ class Checkpoint:
     random: Tensor
     history: list[dict[str, Any]]
     steps: int | None
+    frozen: list[str] = field(default_factory=list)
 
 
 def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
@@ -90,7 +93,10 @@ def read_checkpoint(path: Path, fingerprint: Mapping[str, Any]) -> Checkpoint | 
         EOFError,
         pickle.UnpicklingError,
     ) as error:
-        raise InputError(f"{path} is not a training checkpoint, or is damaged: {error}") from error
+        raise InputError(  # what PyTorch says is advice to load it unsafely
+            f"{path} is not a training checkpoint, or is damaged ({type(error).__name__}): delete "
+            "it to start again"
+        ) from error
     if version != _VERSION:
         raise InputError(
             f"{path} is a checkpoint of version {version}; this version reads {_VERSION}"
@@ -169,5 +175,6 @@ def snapshot(module: nn.Module) -> dict[str, Any]:
 def load_into(module: nn.Module, optimizer: torch.optim.Optimizer, found: Checkpoint) -> None:
     """Put the state back."""
     module.load_state_dict(found.module)
+    freeze_again(module, found.frozen)
     optimizer.load_state_dict(found.optimizer)
     torch.set_rng_state(found.random)

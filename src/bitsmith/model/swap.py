@@ -125,7 +125,7 @@ def plan_modules(model: nn.Module, recipe: Recipe, ragged: Ragged = "error") -> 
         raise SchemeError(
             "\n  ".join([f"recipe {recipe.name!r} does not fit every weight:", *misfits])
             + "\nuse another group size, give these layers a rule of their own, or pass "
-            "ragged='pad' or ragged='float'"
+            "ragged='pad' or ragged='float' (bitsmith quantize: --ragged pad or float)"
         )
     for later, first in overlaps(dict(apart.values())).items():
         if later in schemes or first in schemes:

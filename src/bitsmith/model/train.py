@@ -28,6 +28,7 @@ from bitsmith.model.checkpoint import (
     write_checkpoint,
 )
 from bitsmith.model.divergence import DivergedError, first_not_finite, not_finite
+from bitsmith.model.frozen_norms import frozen_names
 from bitsmith.model.schedule import cosine, make_optimizer
 
 __all__ = ["Batches", "Epoch", "TrainingRun", "fit"]
@@ -175,8 +176,7 @@ def fit(
                     module, data, descent, peaks, rates, loss, index, done, explain
                 )
                 if bad := not_finite(module):
-                    after = f"not finite after the last step of epoch {index + 1}"
-                    raise DivergedError(f"{after}: {', '.join(bad)}")
+                    raise DivergedError(f"not finite after epoch {index + 1}: {', '.join(bad)}")
                 good = snapshot(module)
                 valid_loss = valid_accuracy = None
                 if valid is not None:
@@ -189,8 +189,8 @@ def fit(
                 bar.update(task, description=f"epoch {index + 1}/{epochs} loss {mean:.4f}")
                 if file is not None:
                     state = (snapshot(module), descent.state_dict(), torch.get_rng_state())
-                    records = [vars(e) for e in history]
-                    write_checkpoint(file, Checkpoint(run, index + 1, *state, records, steps))
+                    rest = [vars(e) for e in history], steps, frozen_names(module)
+                    write_checkpoint(file, Checkpoint(run, index + 1, *state, *rest))
         except DivergedError as error:
             module.load_state_dict(good)
             when = f"the end of epoch {len(history)}" if history else "before training"

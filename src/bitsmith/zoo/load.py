@@ -20,12 +20,15 @@ from torch import Tensor, nn
 from bitsmith.errors import InputError, WeightsError
 from bitsmith.zoo.models import zoo_models
 from bitsmith.zoo.published import find_weights
-from bitsmith.zoo.weights import load_weights
+from bitsmith.zoo.weights import PICKLE_SUFFIXES, load_weights
 
 __all__ = ["LoadedModel", "load_model"]
 
 #: ATen operators with a flag that is true in a program exported in training mode.
 TRAINING_FLAGS = {"dropout": 2, "feature_dropout": 2, "batch_norm": 5, "instance_norm": 5}
+
+#: Files that people name in place of a model.
+_NO_MODELS = {".onnx", ".bitsmith", ".gguf", ".safetensors"} | PICKLE_SUFFIXES
 
 #: Names of the files in a program that hold pickled objects.
 OBJECT_PREFIXES = ("custom_obj_", "opaque_obj_")
@@ -66,7 +69,7 @@ def load_model(
     Raises:
         UnknownNameError: no zoo model has that name.
         WeightsError: weights are missing, damaged, refused or do not fit.
-        InputError: the callable or the program cannot be loaded.
+        InputError: the callable or the program cannot be loaded, or ``spec`` is another file.
 
     >>> load_model("mlp", pretrained=False).input_shape
     (1, 28, 28)
@@ -79,6 +82,8 @@ def load_model(
         if weights is not None:
             digest = load_weights(module, weights, allow_pickle=allow_pickle)
         return LoadedModel(spec, module.eval(), None, None, digest)
+    if spec not in zoo_models:
+        _refuse_files(spec)
     entry = zoo_models[spec]
     file = weights
     if file is None and pretrained:
@@ -87,6 +92,24 @@ def load_model(
     if file is not None:
         digest = load_weights(module, file, allow_pickle=allow_pickle, unused=entry.weights_unused)
     return LoadedModel(spec, module.eval(), entry.dataset, entry.input_shape, digest)
+
+
+def _refuse_files(spec: str) -> None:
+    """Say of a file what may stand in its place, rather than that no zoo model is called so."""
+    path = Path(spec)
+    if path.suffix not in _NO_MODELS and not path.is_file():
+        return
+    other = ""
+    if path.suffix in (".onnx", ".bitsmith"):
+        other = "; bitsmith evaluate runs .onnx files and .bitsmith folders, verify .onnx files"
+    elif path.suffix == ".gguf":
+        other = f"; evaluate the folder beside it, {path}.bitsmith"
+    elif path.suffix in _NO_MODELS:
+        other = "; weights go to --weights (weights=…)"
+    raise InputError(
+        f"{spec} is no model: a model is a zoo name (see: bitsmith list models), "
+        f"package.module:callable or a .pt2 program{other}"
+    )
 
 
 def _from_callable(spec: str) -> nn.Module:
@@ -142,6 +165,8 @@ def _from_program(path: Path, weights: Path | str | None, allow_pickle: bool) ->
     # exported. It is known to be evaluation here, so asking for evaluation again is harmless.
     for name in ("train", "eval"):
         module.__dict__.pop(name, None)
+    if (batch := _only_batch(program)) is not None:
+        module.register_forward_pre_hook(functools.partial(_refuse_batch, path, batch))
     digest = hashlib.sha256(data).hexdigest()
     if weights is not None:
         digest = load_weights(module, weights, allow_pickle=allow_pickle)
@@ -195,6 +220,27 @@ def _refuse_training_mode(program: torch.export.ExportedProgram, path: Path) -> 
         raise InputError(
             f"{path} was exported in training mode ({', '.join(found)}); "
             "call model.eval() before torch.export.export"
+        )
+
+
+def _only_batch(program: torch.export.ExportedProgram) -> int | None:
+    """Return the one batch size that a program takes; None where it may vary."""
+    first = next(iter(program.graph_signature.user_inputs), None)
+    for node in program.graph.nodes:
+        value = node.meta.get("val")
+        if node.name == first and isinstance(value, Tensor) and value.dim():
+            size = value.shape[0]  # a symbol where it may vary
+            return size if isinstance(size, int) else None
+    return None
+
+
+def _refuse_batch(path: Path, batch: int, _: nn.Module, inputs: tuple[Any, ...]) -> None:
+    """Say of another batch size what can be done; the program itself names a guard only."""
+    if inputs and isinstance(inputs[0], Tensor) and inputs[0].shape[0] != batch:
+        raise InputError(
+            f"{path} was exported for batches of {batch} only; export it again with a batch that "
+            "may vary: torch.export.export(model, (x,), "
+            "dynamic_shapes=({0: torch.export.Dim('batch')},)), from an x of two samples or more"
         )
 
 

@@ -44,8 +44,8 @@ def find_weights(model: type[ZooModel]) -> Path:
     """
     if model.weights_file is None:
         raise WeightsError(
-            f"model {model.name!r} has no published weights; pass a file with --weights "
-            "(weights=...), or ask for random ones with pretrained=False"
+            f"model {model.name!r} has no published weights; pass a file with --weights FILE "
+            "(in Python: weights=…, or random ones by pretrained=False)"
         )
     data = os.environ.get("BITSMITH_DATA")
     if data:

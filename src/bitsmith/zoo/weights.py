@@ -103,11 +103,11 @@ def read_pickle(data: bytes, path: Path) -> dict[str, Tensor]:
     try:
         loaded = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # damaged bytes make torch.load raise almost any type
-        first = str(error).strip().splitlines()
+        # Nothing is repeated of what PyTorch says: it advises to read the file with all its code.
         raise WeightsError(
-            f"{path} cannot be read as a pickle of plain tensors "
-            f"(torch.load with weights_only=True): {first[0] if first else type(error).__name__}; "
-            "load it where it was made and save its state_dict() as safetensors"
+            f"{path} ({len(data)} bytes) cannot be read as a pickle of plain tensors: it is "
+            "damaged, or holds other objects, which can run code and are never read; load it where "
+            "it was made and save its state_dict() as safetensors"
         ) from error
     if isinstance(loaded, Mapping) and isinstance(loaded.get("state_dict"), Mapping):
         loaded = loaded["state_dict"]

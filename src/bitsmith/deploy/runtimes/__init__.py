@@ -17,6 +17,9 @@ from bitsmith.registry import Registry
 __all__ = ["ExecutedNode", "Session", "open_session", "runtimes"]
 
 
+_WRITES_ONE = "an ONNX file is needed, as bitsmith quantize --out NAME.onnx writes it"
+
+
 @final
 @dataclass(frozen=True)
 class ExecutedNode:
@@ -81,7 +84,12 @@ def open_session(
         content = Path(model).read_bytes()
     except OSError as error:
         raise InputError(f"{model} cannot be read: {error.strerror}") from error
-    return session(content, threads)
+    if not content:
+        raise InputError(f"{model} is empty; {_WRITES_ONE}")
+    try:
+        return session(content, threads)
+    except InputError as error:
+        raise InputError(f"{model}: {error}; {_WRITES_ONE}") from error
 
 
 def as_tensors(arrays: Sequence[object]) -> list[Tensor]:

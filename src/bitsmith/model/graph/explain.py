@@ -10,10 +10,16 @@ from types import TracebackType
 
 import torch
 from torch import Tensor, nn
+from torch.fx import GraphModule
 
 __all__ = ["explain", "forward_line"]
 
 _ELSEWHERE = "or quantize the part of the model that can be traced, as a module of its own"
+_ONE_BATCH_SIZE = (
+    "the program cannot be captured: it was exported for one batch size only\n"
+    "  what to do: export it again with a batch that may vary, torch.export.export(model, "
+    "(x,), dynamic_shapes=({0: torch.export.Dim('batch')},)), from an x of two samples or more"
+)
 _PACKAGES = {str(Path(torch.__file__).parent), *map(sysconfig.get_path, ("purelib", "stdlib"))}
 
 
@@ -24,6 +30,8 @@ def explain(model: nn.Module, inputs: Sequence[Tensor], error: Exception) -> str
     what = lines[0] if lines else type(error).__name__
     where = _user_line(text, error)
     if "specialized" in text or "Constraints violated" in text:
+        if isinstance(model, GraphModule):
+            return _ONE_BATCH_SIZE
         where = _line_that_fixes_the_batch(model, inputs)
         what = "its computation fits one batch size only"
         remedy = "use x.shape[0], flatten or -1 instead of a number where the batch is meant"

@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 from bitsmith.data.training import check_training_data
 from bitsmith.errors import DataError, InputError
 from bitsmith.model.calibrate import as_inputs
+from bitsmith.model.frozen_norms import freeze, is_frozen
 from bitsmith.model.qat.batch_norms import FoldedNorm
 from bitsmith.model.qat.unwrap import trained_graph
 
@@ -22,8 +23,8 @@ def freeze_batch_norms(model: nn.Module, frozen: bool = True) -> None:
     """Let batch norms use their running statistics in training, and keep them; or let them go.
 
     Usual for the last epochs: from then on training computes what is deployed. Gamma and beta
-    train on. Of a graph that is part of its state; a module's own batch norms know nothing of it,
-    so that a run that goes on from a checkpoint has to be told in every epoch (``if epoch >= n``).
+    train on. Checkpoints of ``fit`` hold it; of state dicts those of a graph do, and those of a
+    module, whose batch norms are its own, do not.
 
     Args:
         model: of ``prepare`` (of a graph with ``batch_norm="train"``), also wrapped.
@@ -36,13 +37,7 @@ def freeze_batch_norms(model: nn.Module, frozen: bool = True) -> None:
         if isinstance(norm, FoldedNorm):
             norm.frozen.fill_(int(frozen))
             continue
-        hooks = norm._forward_pre_hooks
-        for key in [k for k, hook in hooks.items() if hook is _evaluate]:
-            del hooks[key]
-        if frozen:
-            norm.register_forward_pre_hook(_evaluate)
-        else:
-            norm.train(model.training)
+        freeze(norm, frozen, model.training)
 
 
 @torch.no_grad()
@@ -109,14 +104,10 @@ def _norms(model: nn.Module) -> list[FoldedNorm | BatchNorm]:
     return found
 
 
-def _evaluate(norm: nn.Module, _: Any) -> None:
-    norm.training = False
-
-
 def _is_frozen(norm: FoldedNorm | BatchNorm) -> bool:
     if isinstance(norm, FoldedNorm):
         return bool(int(norm.frozen))
-    return _evaluate in norm._forward_pre_hooks.values()
+    return is_frozen(norm)
 
 
 def _freeze(norms: list[FoldedNorm | BatchNorm]) -> None:

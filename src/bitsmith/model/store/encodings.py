@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from bitsmith.errors import InputError, WeightsError
 from bitsmith.model.owners import memory_key, weight_owners
 from bitsmith.model.recipe import Recipe
+from bitsmith.model.store.folder import damaged, parse_json
 from bitsmith.model.store.manifest import LayerEntry, Manifest, WeightEntry
 from bitsmith.model.store.parts import misfits, part_specs
 from bitsmith.model.store.reround import filler_codes, reround
@@ -133,11 +134,7 @@ def _read(path: Path) -> tuple[Manifest, dict[str, Tensor]]:
     tensors, metadata = map_tensors(path)
     if _KEY not in metadata:
         raise WeightsError(f"{path} does not hold encodings: its metadata has no {_KEY}")
-    try:
-        data = json.loads(metadata[_KEY])
-    except (ValueError, RecursionError) as error:
-        raise WeightsError(f"{path} is damaged or was changed: {error}") from error
-    manifest = Manifest.from_json(data, str(path))
+    manifest = Manifest.from_json(parse_json(metadata[_KEY], path), str(path))
     wrong, expected = [], set()
     for name, entry in manifest.weights.items():
         specs = _kept(entry)
@@ -146,7 +143,7 @@ def _read(path: Path) -> tuple[Manifest, dict[str, Tensor]]:
         wrong += [f"{name}/{misfit}" for misfit in misfits(own, specs)]
     wrong += [f"{name} is not expected" for name in sorted(set(tensors) - expected)]
     if wrong:
-        raise WeightsError("\n  ".join([f"{path} is damaged or was changed:", *wrong]))
+        raise damaged(path, *wrong)
     return manifest, tensors
 
 

@@ -11,17 +11,27 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
-from bitsmith.errors import InputError, WeightsError
+from bitsmith.errors import InputError
 from bitsmith.model.convert import IntegerLayer
 from bitsmith.model.graph.ir import Graph, GraphInput, Node
 from bitsmith.model.place import Outcome
 from bitsmith.model.quantized import CoverageRow, QuantizedModel
 from bitsmith.model.recipe import Recipe
 from bitsmith.model.simulate import Program
-from bitsmith.model.store.folder import GRAPH, TENSORS, write_folder
+from bitsmith.model.store.folder import (
+    GRAPH,
+    TENSORS,
+    UNREADABLE,
+    damaged,
+    parse_json,
+    reason,
+    write_folder,
+)
+from bitsmith.model.store.manifest import check_version
 from bitsmith.numbers.encoding import Encoding
 from bitsmith.numbers.qtensor import QTensor
 from bitsmith.numbers.scheme import Scheme
@@ -41,7 +51,7 @@ def save_graph(model: QuantizedModel, folder: str | Path) -> Path:
     def write(place: Path) -> None:
         description, tensors = _describe(model)
         (place / GRAPH).write_text(json.dumps(description, indent=1))
-        save_file(tensors, place / TENSORS)
+        (place / TENSORS).write_bytes(to_safetensors(tensors))  # save_file ignores the umask
 
     return write_folder(Path(folder), write)
 
@@ -57,22 +67,16 @@ def load_graph(folder: str | Path) -> QuantizedModel:
     for name in (GRAPH, TENSORS):
         if not (folder / name).is_file():
             raise InputError(f"{folder} is not a bitsmith folder: it has no {name}")
+    description = parse_json((folder / GRAPH).read_bytes(), folder / GRAPH)
+    check_version(description, _VERSION, str(folder / GRAPH))
     try:
-        description = json.loads((folder / GRAPH).read_text())
         tensors = load_file(folder / TENSORS)
-        if description["version"] != _VERSION:
-            raise WeightsError(
-                f"{folder} has version {description['version']}; this bitsmith reads {_VERSION}"
-            )
+    except (SafetensorError, *UNREADABLE) as error:
+        raise damaged(folder / TENSORS, "it is not a safetensors file, or is truncated") from error
+    try:
         return _restore(description, tensors)
-    except (
-        json.JSONDecodeError,
-        SafetensorError,
-        KeyError,
-        TypeError,
-        UnicodeDecodeError,
-    ) as error:
-        raise WeightsError(f"{folder} is damaged or was changed: {error!r}") from error
+    except UNREADABLE as error:
+        raise damaged(folder, reason(error)) from error
 
 
 def _describe(model: QuantizedModel) -> tuple[dict[str, Any], dict[str, Tensor]]:

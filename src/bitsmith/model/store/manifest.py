@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import reprlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, final
@@ -11,6 +12,7 @@ import torch
 
 from bitsmith.errors import InputError, WeightsError
 from bitsmith.model.recipe import Recipe
+from bitsmith.model.store.folder import UNREADABLE, damaged, reason
 from bitsmith.model.weight_rows import WeightRow
 from bitsmith.numbers.scheme import Scheme
 
@@ -100,7 +102,7 @@ class LayerEntry:
         """Return the entry that :meth:`to_json` wrote."""
         kind, weights = data["kind"], _texts(data["weights"])
         if kind not in KINDS:
-            raise InputError(f"kind {kind!r} is not one of {', '.join(KINDS)}")
+            raise InputError(f"kind {_short(kind)} is not one of {', '.join(KINDS)}")
         if not weights or (kind != "other" and set(weights) != {"weight"}):
             raise InputError(f"a layer of kind {kind} cannot have the weights {sorted(weights)}")
         dtypes = {k: _dtype(v) for k, v in _texts(data.get("dtypes", {})).items()}
@@ -108,7 +110,7 @@ class LayerEntry:
             raise InputError(f"types are given for {sorted(dtypes)}, not {sorted(weights)}")
         given, padding = data.get("activation"), data.get("padding_idx")
         if padding is not None and not isinstance(padding, int):
-            raise InputError(f"padding_idx is {padding!r}")
+            raise InputError(f"padding_idx is {_short(padding)}")
         activation = None if given is None else Scheme.from_json(given)
         return cls(kind, weights, activation, padding, dtypes, data.get("module"))
 
@@ -138,7 +140,7 @@ class FloatEntry:
     def from_json(cls, data: Any) -> FloatEntry:
         """Return the entry that :meth:`to_json` wrote."""
         if data["role"] not in ("parameter", "buffer", "hidden"):
-            raise InputError(f"role {data['role']!r} is not parameter, buffer or hidden")
+            raise InputError(f"role {_short(data['role'])} is not parameter, buffer or hidden")
         return cls(_text(data["tensor"]), data["role"], bool(data.get("complex", False)))
 
 
@@ -199,7 +201,7 @@ class Manifest:
         floats = _entries(data, "floats", FloatEntry.from_json, wrong)
         shared = _entries(data, "shared", _text, wrong)
         wrong += [
-            f"layers: {path!r}: there is no weight {name!r}"
+            f"layers: {path!r}: there is no weight {_short(name)}"
             for path, layer in layers.items()
             for name in layer.weights.values()
             if name not in weights and not wrong
@@ -209,7 +211,7 @@ class Manifest:
         builder = _try("builder", data.get("builder"), _text, wrong)
         digest = _try("sha256", data.get("sha256"), _text, wrong)
         if wrong:
-            raise WeightsError("\n  ".join([f"{place} is damaged or was changed:", *wrong]))
+            raise damaged(place, *wrong)
         return cls(weights, layers, floats, shared, recipe, builder, coverage, digest)
 
 
@@ -220,10 +222,11 @@ def check_version(data: Any, version: int, place: str) -> None:
         WeightsError: as said.
     """
     if not isinstance(data, Mapping):
-        raise WeightsError(f"{place} is damaged or was changed: it is not a JSON object")
+        raise damaged(place, "it is not a JSON object")
     if data.get("version") != version:
         raise WeightsError(
-            f"{place} has version {data.get('version')!r}; this bitsmith reads {version}"
+            f"{place} has version {_short(data.get('version'))}; this bitsmith reads {version}: "
+            "write it anew with this one (bitsmith quantize), or read it with the one that wrote it"
         )
 
 
@@ -244,20 +247,23 @@ def _try(what: str, value: Any, read: Callable[[Any], _T], wrong: list[str]) -> 
         return None
     try:
         return read(value)
-    except KeyError as error:
-        wrong.append(f"{what}: {error} is missing")
-    except (TypeError, ValueError, AttributeError) as error:
-        wrong.append(f"{what}: {error}")
+    except UNREADABLE as error:
+        wrong.append(f"{what}: {reason(error)}")
     return None
 
 
+def _short(value: Any) -> str:
+    """Return a value of the file for a message; it may be of any size."""
+    return reprlib.repr(value)
+
+
 def _rows(data: Any) -> list[WeightRow]:
-    return [WeightRow(**row) for row in data]
+    return [WeightRow(**{**row, "layer": _text(row["layer"])}) for row in data]
 
 
 def _text(value: Any) -> str:
     if not isinstance(value, str):
-        raise InputError(f"{value!r} is not text")
+        raise InputError(f"{_short(value)} is not text")
     return value
 
 
@@ -267,12 +273,12 @@ def _texts(value: Any) -> dict[str, str]:
 
 def _shape(value: Any) -> tuple[int, ...]:
     if not isinstance(value, list) or not all(type(n) is int and 0 <= n < 1 << 48 for n in value):
-        raise InputError(f"{value!r} is not a shape")
+        raise InputError(f"{_short(value)} is not a shape")
     return tuple(value)
 
 
 def _dtype(value: str) -> torch.dtype:
     found = getattr(torch, value, None)
     if not isinstance(found, torch.dtype) or not found.is_floating_point:
-        raise InputError(f"{value!r} is not a floating-point type")
+        raise InputError(f"{_short(value)} is not a floating-point type")
     return found

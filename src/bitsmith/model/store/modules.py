@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from bitsmith.errors import InputError, WeightsError
 from bitsmith.model.recipe import Recipe
-from bitsmith.model.store.folder import MODULES, WEIGHTS, write_folder
+from bitsmith.model.store.folder import MODULES, WEIGHTS, damaged, parse_json, write_folder
 from bitsmith.model.store.manifest import Manifest, WeightEntry
 from bitsmith.model.store.parts import misfits, part_specs
 from bitsmith.model.store.restore import restore
@@ -90,9 +90,7 @@ def load_modules(
     tensors, _ = map_tensors(folder / WEIGHTS)
     _check_tensors(manifest, tensors, folder)
     if verify and file_sha256(folder / WEIGHTS) != manifest.sha256:
-        raise WeightsError(
-            f"{folder / WEIGHTS} is damaged or was changed: its SHA-256 is not the one in {MODULES}"
-        )
+        raise damaged(folder / WEIGHTS, f"its SHA-256 is not the one in {MODULES}")
     result: Any = restore(
         build_skeleton(model, manifest.builder, folder), manifest, tensors, str(folder)
     )
@@ -113,10 +111,7 @@ def _read_json(path: Path) -> Any:
     """
     if not path.is_file():
         raise InputError(f"{path.parent} is not a bitsmith folder: it has no {path.name}")
-    try:
-        return json.loads(path.read_text())
-    except (ValueError, RecursionError) as error:
-        raise WeightsError(f"{path} is damaged or was changed: {error}") from error
+    return parse_json(path.read_bytes(), path)
 
 
 def _lines(data: dict[str, Any]) -> str:
