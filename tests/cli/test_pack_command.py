@@ -52,6 +52,11 @@ def test_an_onnx_file_that_runs(run, small_model, weights, tmp_path):
     assert ran.code == 0, ran.err
     folder = tmp_path / "m.onnx.bitsmith"
     model = bs.load_model(small_model, weights)
+    asked = run("verify", out, "--data", "digits")
+    assert asked.code == 2
+    assert f"--model {small_model}) if you trust it" in asked.err
+    checked = run("verify", out, "--data", "digits", "--model", small_model)
+    assert checked.code == 0, checked.err
     packed = bs.load(folder, model.module)
     x = torch.rand(4, 1, 8, 8)
     with torch.no_grad():

@@ -125,7 +125,8 @@ def write_packed(
 
     recipe: Any = quantized.recipe
     with phase(seconds, "write"):
-        builder = loaded.name if loaded.name in zoo_models else None
+        named = loaded.name in zoo_models or ":" in loaded.name or loaded.name.endswith(".pt2")
+        builder = loaded.name if named else None
         save(quantized, staging.path(packed_outputs(out)[-1]), builder=builder)
         if out.suffix != ".bitsmith":
             inputs = _example(loaded, example)

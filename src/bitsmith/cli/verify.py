@@ -38,6 +38,15 @@ def verify(
     seed: Seed = 0,
     runtime: Runtime = "onnxruntime",
     threads: Threads = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            help="What makes the float model of packed weights, package.module:callable or a "
+            ".pt2 file, where you trust it; a zoo name is known.",
+            show_default=False,
+        ),
+    ] = None,
     json: Json = None,
 ) -> None:
     """Compare the file with its simulation, tensor by tensor; exit code 1 if they differ.
@@ -56,23 +65,23 @@ def verify(
 
         runtimes[runtime]
         _check_artefact(artefact)
-        model = load(simulation_folder(artefact))
-        if not isinstance(model, QuantizedModel):
+        saved = load(simulation_folder(artefact), model)
+        if not isinstance(saved, QuantizedModel):
             records = verify_outputs(
-                output, model, artefact, data=data, split=split, samples=samples,
+                output, saved, artefact, data=data, split=split, samples=samples,
                 batch_size=batch_size, seed=seed, runtime=runtime, threads=threads,
             )  # fmt: skip
             output.json(records, staging)
             return
-        name = data_name(data, model.provenance.get("dataset"))
-        batches, count, about = _batches(model, name, split, samples, batch_size, seed)
+        name = data_name(data, saved.provenance.get("dataset"))
+        batches, count, about = _batches(saved, name, split, samples, batch_size, seed)
         with progress("verifying", count) as advance:
             found = compare(
-                model, artefact, batches, runtime=runtime, samples=count,
+                saved, artefact, batches, runtime=runtime, samples=count,
                 threads=threads, advance=advance,
             )  # fmt: skip
         verification_tables(output, found)
-        keys = quantized_keys(model) | about
+        keys = quantized_keys(saved) | about
         output.json(verification_records(found, keys), staging)
     if not found.passed:
         raise CheckFailedError(

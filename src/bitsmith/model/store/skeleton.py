@@ -90,7 +90,7 @@ def build_skeleton(model: Skeleton | None, builder: str | None, folder: Path) ->
         if ":" in builder or builder.endswith(".pt2"):
             raise InputError(
                 f"{folder} was made with {builder!r}, which would run code that the folder names: "
-                f"pass model={builder!r} if you trust it"
+                f"pass model={builder!r} (bitsmith verify: --model {builder}) if you trust it"
             )
         model = builder
     if isinstance(model, str):
