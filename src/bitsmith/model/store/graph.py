@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file
-from safetensors.torch import save as to_safetensors
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from bitsmith.errors import InputError
@@ -51,7 +50,8 @@ def save_graph(model: QuantizedModel, folder: str | Path) -> Path:
     def write(place: Path) -> None:
         description, tensors = _describe(model)
         (place / GRAPH).write_text(json.dumps(description, indent=1))
-        (place / TENSORS).write_bytes(to_safetensors(tensors))  # save_file ignores the umask
+        save_file(tensors, place / TENSORS)
+        (place / TENSORS).chmod((place / GRAPH).stat().st_mode)  # save_file ignores the umask
 
     return write_folder(Path(folder), write)
 
