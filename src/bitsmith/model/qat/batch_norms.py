@@ -52,7 +52,7 @@ class FoldedNorm(nn.Module):
     Attributes:
         gamma, beta: float32 ``[O]``, parameters where the batch norm had them.
         running_mean, running_var: float32 ``[O]``, of the layer's outputs without its bias, which
-            a batch norm takes away.
+            a batch norm takes away; in a distributed run each step takes the ranks' mean.
         frozen: int64 ``[]``; 1: the running statistics are used and stay.
     """
 
@@ -120,13 +120,14 @@ class FoldedNorm(nn.Module):
         ratio = torch.sqrt(self.running_var + self.eps) * torch.rsqrt(own_var + self.eps)
         count = y.numel() // y.shape[1]
         unbiased = own_var.detach() * torch.where(silent, 1.0, count / max(count - 1, 1))
+        if torch.is_grad_enabled():  # a step, which every rank takes
+            own_mean, unbiased = mean_over_ranks(own_mean, unbiased)
         self._gather(own_mean.detach(), unbiased)
         return (y - mean.reshape(shape)) * ratio.reshape(shape) + self.beta.reshape(shape)
 
     @torch.no_grad()
     def _gather(self, mean: Tensor, var: Tensor) -> None:
-        """Take in a batch's mean and variance of the layer's outputs, the means over all ranks."""
-        mean, var = mean_over_ranks(mean, var)
+        """Take in a batch's mean and variance of the layer's outputs."""
         if self._gathered is not None:
             self._gathered.append((mean, var))
             return

@@ -51,7 +51,7 @@ def reestimate_batch_norms(model: nn.Module, batches: Iterable[Any]) -> None:
 
     Args:
         model: as of :func:`freeze_batch_norms`; its mode stays.
-        batches: ``x`` or ``(x, y)``.
+        batches: ``x`` or ``(x, y)``. In a distributed run give every rank the same ones.
 
     Raises:
         DataError: no batches.
