@@ -117,7 +117,10 @@ def arguments_for(model: nn.Module, batch: Any) -> tuple[tuple[Any, ...], dict[s
         DataError: it is no batch, or its arguments are not those of ``model``.
     """
     arguments, keywords = as_arguments(batch)
-    signature = inspect.signature(model.forward)
+    try:
+        signature = inspect.signature(model.forward)
+    except ValueError:  # of compiled code: it says itself what it does not take
+        return arguments, keywords
     try:
         signature.bind(*arguments, **keywords)
     except TypeError as error:
