@@ -149,3 +149,37 @@ def test_bad_input(train, tmp_path, options, changes, said):
     assert said in ran.err
     assert "Traceback" not in ran.err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("recipe", ["W3A3", "W3"])
+def test_a_scale_that_fell_to_nothing_writes_nothing(train, tmp_path, monkeypatch, recipe):
+    module = sys.modules["bitsmith.model.qat.fit"]
+    real = module.fit
+
+    def collapsing(model, *arguments, **settings):
+        run = real(model, *arguments, **settings)
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if name.endswith("log_scale"):  # of a graph
+                    parameter.fill_(-20.0)
+                elif name.endswith(".scale"):  # of a module, in units of where it started
+                    parameter.fill_(1e-9)
+        return run
+
+    monkeypatch.setattr(module, "fit", collapsing)
+    ran = train(recipe=recipe, out="m.onnx" if recipe == "W3A3" else "m.bitsmith")
+    assert ran.code == 2
+    assert re.search(r"stem\.0.*: its scale has collapsed to 0", ran.err)
+    assert "--lr" in ran.err
+    assert not list(tmp_path.iterdir())
+
+
+def test_one_output_is_no_class(run, modules, tmp_path):
+    (modules / "one_output.py").write_text(
+        "from torch import nn\n"
+        "def net(): return nn.Sequential(nn.Flatten(), nn.Linear(64, 1)).eval()\n"
+    )
+    ran = run("train", "one_output:net", "--data", "digits", "--recipe", "W4A8", "--epochs", 1,
+              "--labels", "--out", tmp_path / "m.onnx")  # fmt: skip
+    assert ran.code == 2
+    assert "at least two classes" in ran.err

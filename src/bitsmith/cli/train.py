@@ -196,11 +196,13 @@ def _converted(prepared: nn.Module) -> Any:
     """Return what was trained as it is deployed.
 
     Raises:
-        InputError: its numbers have left what integers hold.
+        InputError: its numbers have left what integers hold, or a scale fell to nothing.
     """
+    from bitsmith.model.qat.check import check_finite
     from bitsmith.model.qat.prepare import convert
 
     try:
+        check_finite(prepared)
         return convert(prepared)
     except BitsmithError as error:
         raise InputError(f"training diverged: {error}; lower the learning rate (--lr)") from error

@@ -45,9 +45,7 @@ class Told:
     """
 
     def __init__(self, epochs: int, labels: bool) -> None:
-        from torch.nn.functional import cross_entropy
-
-        from bitsmith.model.qat.fit import distillation
+        from bitsmith.model.qat.fit import cross_entropy, distillation
 
         self._epochs, self._measure = epochs, cross_entropy if labels else distillation
         self._index, self._total, self._samples, self._started = 0, 0.0, 0, 0.0

@@ -23,7 +23,7 @@ from bitsmith.model.qat.unwrap import trained_graph
 from bitsmith.model.train import Batches, TrainingRun
 from bitsmith.model.train import fit as train
 
-__all__ = ["TEMPERATURE", "distillation", "fit", "parameter_groups"]
+__all__ = ["TEMPERATURE", "cross_entropy", "distillation", "fit", "parameter_groups"]
 
 _SCALES = ("log_scale", "scale", "offset")
 """Names of the parameters that are scales, in both lanes."""
@@ -74,6 +74,24 @@ def distillation(output: Tensor, teacher: Tensor, temperature: float = TEMPERATU
         return F.mse_loss(output, teacher)
     ours, theirs = (F.log_softmax(z / temperature, 1) for z in (output, teacher))
     return temperature**2 * F.kl_div(ours, theirs, log_target=True, reduction="batchmean")
+
+
+def cross_entropy(output: Tensor, y: Tensor) -> Tensor:
+    """Return the cross-entropy of labels ``y`` and logits ``[N, classes, …]``, the mean over all.
+
+    Raises:
+        InputError: there are no two classes: of one the loss is 0 whatever it is.
+
+    >>> float(cross_entropy(torch.zeros(1, 2), torch.tensor([0]))) > 0.69
+    True
+    """
+    if not isinstance(output, Tensor) or output.dim() < 2 or output.shape[1] < 2:
+        shown = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        raise InputError(
+            f"labels are learned by cross-entropy over at least two classes [N, classes, …], and "
+            f"the model gives {shown}: give loss=…"
+        )
+    return F.cross_entropy(output, y)
 
 
 def fit(
@@ -154,7 +172,7 @@ def fit(
         give = _teacher(model, teacher)
         source = taught(batches, give, mix)
         judged = None if valid is None else taught(valid, give, False)
-    measure = loss or (_cross_entropy if labels else distillation)
+    measure = loss or (cross_entropy if labels else distillation)
     return train(
         model,
         source,
@@ -227,13 +245,3 @@ def _check_optimizer(optimizer: Any, model: nn.Module) -> None:
             f"{foreign} of {len(given)} parameters of the optimizer are not of this model: make it "
             "from the prepared model, parameter_groups(model)"
         )
-
-
-def _cross_entropy(output: Any, y: Tensor) -> Tensor:
-    if not isinstance(output, Tensor) or output.dim() < 2 or output.shape[1] < 2:
-        shown = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
-        raise InputError(
-            f"labels are learned by cross-entropy over at least two classes [N, classes, …], and "
-            f"the model gives {shown}: give loss=…"
-        )
-    return F.cross_entropy(output, y)
